@@ -1,0 +1,80 @@
+"""The calls into TensorFlow that have no public way, and the reason for each.
+
+Tried with TensorFlow 2.18 to 2.21; `tests/test_private_calls.py` fails when
+one of them moves. Everything else in this project uses public API.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import (
+    fingerprint_pb2,
+    saved_model_pb2,
+    trackable_object_graph_pb2,
+)
+
+# An object whose attributes, under any name, become children of a SavedModel.
+# `tf.Module` is public but reserves names such as `variables`. Keras builds its
+# own `ExportArchive` on this class.
+AutoTrackable = tf.__internal__.tracking.AutoTrackable
+
+# What TensorFlow can track; only needed to refuse what it cannot, as Keras does.
+Trackable = tf.__internal__.tracking.Trackable
+
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def concrete_functions(function: Any) -> list[Any]:
+    """The traces of a `tf.function`, oldest first.
+
+    `get_concrete_function` would need the arguments of each trace again.
+    """
+    return list(function._list_all_concrete_functions())
+
+
+def signature_defs(saved_model: bytes) -> dict[str, Any]:
+    """The `SignatureDef` protos in the contents of a `saved_model.pb`, by name.
+
+    TensorFlow loads them publicly only together with the whole model.
+    """
+    message = saved_model_pb2.SavedModel.FromString(saved_model)
+    return {
+        name: signature
+        for meta_graph in message.meta_graphs
+        for name, signature in meta_graph.signature_def.items()
+        if not name.startswith("__")  # Such as __saved_model_init_op.
+    }
+
+
+def state_keys(object_graph: bytes, attribute: str) -> list[dict[str, str]]:
+    """The checkpoint keys of each object in a list attribute of the root.
+
+    Each object's keys are given by their last part, such as ``VARIABLE_VALUE``.
+    The format is TensorFlow's `TrackableObjectGraph`, which every checkpoint
+    carries under `OBJECT_GRAPH_KEY`; no public module names the proto.
+    """
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(object_graph)
+
+    def children(node: Any) -> dict[str, Any]:
+        return {child.local_name: graph.nodes[child.node_id] for child in node.children}
+
+    listed = children(graph.nodes[0]).get(attribute)
+    items = children(listed) if listed is not None else {}
+    keys = [[a.checkpoint_key for a in items[str(i)].attributes] for i in range(len(items))]
+    return [{key.rsplit("/", 1)[-1]: key for key in of_one} for of_one in keys]
+
+
+def fingerprint_for(fingerprint: bytes, checkpoint_index: bytes) -> bytes:
+    """The contents of `fingerprint.pb` for the same graph with another checkpoint.
+
+    `checkpoint_hash` is the FarmHash64 of the checkpoint's index file
+    (``tensorflow/cc/saved_model/fingerprinting.cc``). TensorFlow reads
+    fingerprints publicly, but does not write them.
+    """
+    message = fingerprint_pb2.FingerprintDef.FromString(fingerprint)
+    data = tf.io.decode_raw([checkpoint_index], tf.uint8)
+    digest = tf.raw_ops.Fingerprint(data=data, method=b"farmhash64").numpy()
+    message.checkpoint_hash = int.from_bytes(digest[0].tobytes(), "little")
+    return bytes(message.SerializeToString(deterministic=True))

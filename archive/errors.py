@@ -1,0 +1,43 @@
+"""Every error of this library, all of them an `ExportError`.
+
+Each also derives from the builtin that Keras raises for the same mistake, so
+that code written for `keras.export.ExportArchive` catches what it always did.
+"""
+
+
+class ExportError(Exception):
+    """Base of every error raised by this library.
+
+    Example:
+
+    >>> from keras_export_callbacks import ExportDirectory, ExportError
+    >>> try:
+    ...     ExportDirectory("/nowhere").record(1)
+    ... except ExportError as error:
+    ...     print(error)
+    There is no version 1 in '/nowhere'. It holds no versions.
+    """
+
+
+class ExportValueError(ExportError, ValueError):
+    """An argument has the right type and a value that cannot be used."""
+
+
+class ExportTypeError(ExportError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class BackendError(ExportError, NotImplementedError):
+    """Keras runs on a backend other than TensorFlow."""
+
+
+class VersionNotFoundError(ExportError, LookupError):
+    """The base directory has no such version."""
+
+
+class DamagedVersionError(ExportError):
+    """A version or its manifest is not what was published."""
+
+
+class MismatchError(ExportError, ValueError):
+    """A version's variables do not fit the model they should go into."""

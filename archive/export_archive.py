@@ -1,0 +1,525 @@
+"""`ExportArchive`: what to export, and the one place that turns it into a SavedModel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, concrete_functions, fingerprint_for
+from .errors import BackendError, ExportTypeError, ExportValueError
+from .files import KnownFile, sync, sync_tree
+from .graph import FINGERPRINT, Endpoint, SavedGraph, ServableGraph
+from .record import EndpointInfo, FileInfo
+from .resources import find_host_state
+from .signatures import tensor_specs
+from .snapshot import StateReader
+from .weights import DIRECTORY, BundleWriter
+
+# The attributes of a revived artifact that hold the variables of what was tracked.
+VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
+
+_RESERVED = {*VARIABLE_LISTS, "signatures"}
+
+
+@dataclass
+class _Plan:
+    """A traced graph and what every export of it shares."""
+
+    graph: ServableGraph
+    token: _Token
+    options: tf.saved_model.SaveOptions | None
+    reader: StateReader
+    saved: SavedGraph | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state to export, read at one point in time."""
+
+    plan: _Plan
+    tensors: Sequence[tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A SavedModel as it was written.
+
+    Attributes:
+        files: size and digest of each file, by relative path.
+        endpoints: its signatures by name.
+        collections: number of variables in each collection, by name.
+        graph_reused: whether only the variables had to be written.
+    """
+
+    files: Mapping[str, FileInfo]
+    endpoints: Mapping[str, EndpointInfo]
+    collections: Mapping[str, int]
+    graph_reused: bool
+
+
+class ExportArchive:
+    """Write SavedModels for serving; a drop-in for `keras.export.ExportArchive`.
+
+    Register what to serve with `track` and `add_endpoint`, then `write_out`.
+    Unlike Keras's, it stores each variable once, and writing again costs about
+    what writing the variables costs, because the traced graph is kept. It is
+    traced again when endpoints, tracked objects, the set of variables, a
+    `trainable` flag, or the vocabulary of a layer changed.
+
+    Raises:
+        BackendError: Keras runs on another backend than TensorFlow.
+
+    Example:
+
+    >>> import keras, tensorflow as tf
+    >>> from keras_export_callbacks import ExportArchive
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> archive = ExportArchive()
+    >>> archive.track(model)
+    >>> serve = archive.add_endpoint(
+    ...     "serve", model.call, [keras.InputSpec(shape=(None, 3), dtype="float32")]
+    ... )
+    >>> archive.write_out("artifact", verbose=False)
+    >>> revived = tf.saved_model.load("artifact")
+    >>> revived.serve(tf.ones((4, 3))).shape
+    TensorShape([4, 2])
+    """
+
+    def __init__(self) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise BackendError(
+                f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': set "
+                "the environment variable KERAS_BACKEND=tensorflow before importing keras."
+            )
+        self._endpoints: dict[str, tuple[Callable[..., Any], Endpoint]] = {}
+        self._collections: dict[str, list[Any]] = {}
+        self._tracked: list[Any] = []
+        self._plan: _Plan | None = None
+        self._bundles = BundleWriter()
+        self._last_saved: SavedGraph | None = None
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of the tracked layers, as they have them now."""
+        return self._variables("variables")
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """Those of the tracked layers' variables that training changes."""
+        return self._variables("trainable_variables")
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """The other variables: statistics, seeds, and what is frozen."""
+        return self._variables("non_trainable_variables")
+
+    def track(self, resource: Any) -> None:
+        """Make the variables and lookup tables of an object part of the artifact.
+
+        What an endpoint reads is found by itself. Tracking is needed for the
+        three variable lists on the revived object, and for objects that an
+        endpoint reaches in a way that cannot be followed.
+
+        Args:
+            resource: a built layer or model, or any TensorFlow trackable object,
+                such as a lookup table.
+
+        Raises:
+            ExportValueError: it is neither, or a layer that is not built.
+        """
+        if isinstance(resource, keras.Layer) and not resource.built:
+            raise ExportValueError(
+                f"Layer '{resource.name}' has not been built, so it has no variables to export. "
+                "Call it on data, or call its `build(input_shape)`, before `track`."
+            )
+        if not isinstance(resource, keras.Layer | Trackable):
+            raise ExportValueError(
+                f"Received resource={resource!r} of type {type(resource)}. Expected a Keras "
+                "`Layer` or `Model`, or a TensorFlow trackable object such as a lookup table."
+            )
+        self._tracked.append(resource)
+
+    def add_endpoint(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register a function to serve; the first one is also `serving_default`.
+
+        Args:
+            name: the name of the method and signature, a Python identifier.
+            fn: takes and returns tensors, or these nested in lists, tuples and dicts.
+            input_signature: a list with one item per positional argument of
+                `fn`: `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or
+                tensor, nested as `fn` takes them. None for a `tf.function` that
+                has been called, which is exported with the shapes it was traced
+                with.
+            **kwargs: refused; Keras has options here for other backends.
+
+        Returns:
+            The `tf.function` that wraps `fn`, which other endpoints may call.
+
+        Raises:
+            ExportValueError: the name is taken or not an identifier, or there is
+                no signature and `fn` was not traced.
+            ExportTypeError: `fn` cannot be called, or the signature holds
+                something that is no spec.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_export_callbacks import ExportArchive
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> archive = ExportArchive()
+        >>> double = archive.add_endpoint("double", lambda x: 2 * model(x), [model.inputs[0]])
+        >>> double([[1.0, 2.0, 3.0]]).shape
+        TensorShape([1, 2])
+        """
+        self._check_name(name)
+        if kwargs:
+            raise ExportValueError(
+                f"Received {', '.join(sorted(kwargs))}. These options of Keras's archive are for "
+                "the JAX backend; this archive runs on TensorFlow. Leave them out."
+            )
+        if not callable(fn):
+            raise ExportTypeError(f"Received fn={fn!r} for endpoint '{name}'. Expected a function.")
+        if input_signature is None:
+            endpoint = Endpoint(name, _traced_function(name, fn), None)
+        else:
+            endpoint = _wrapped(name, fn, tensor_specs(input_signature))
+        self._endpoints[name] = (fn, endpoint)
+        return endpoint.function
+
+    def track_and_add_endpoint(
+        self, name: str, resource: Any, input_signature: Any = None, **kwargs: Any
+    ) -> Any:
+        """`track` a layer or model and serve its `__call__`.
+
+        Args:
+            name: as for `add_endpoint`.
+            resource: a built layer or model.
+            input_signature: as for `add_endpoint`.
+            **kwargs: refused, as by `add_endpoint`.
+
+        Returns:
+            The `tf.function` that calls the resource.
+        """
+        self.track(resource)
+        return self.add_endpoint(name, resource.__call__, input_signature, **kwargs)
+
+    def add_variable_collection(self, name: str, variables: Iterable[Any]) -> None:
+        """Keep a list of variables under a name on the revived object.
+
+        Args:
+            name: the attribute's name, a Python identifier.
+            variables: a list, tuple or set of Keras or TensorFlow variables.
+
+        Raises:
+            ExportValueError: the name is taken or not an identifier, or
+                something in `variables` is no variable.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_export_callbacks import ExportArchive
+        >>> optimizer = keras.optimizers.Adam()
+        >>> ExportArchive().add_variable_collection("optimizer", optimizer.variables)
+        """
+        self._check_name(name, taken=self._endpoints)
+        if not isinstance(variables, list | tuple | set):
+            raise ExportValueError(
+                f"Received variables={variables!r} of type {type(variables)} for collection "
+                f"'{name}'. Expected a list, tuple or set of variables."
+            )
+        others = {
+            type(item) for item in variables if not isinstance(item, keras.Variable | tf.Variable)
+        }
+        if others:
+            raise ExportValueError(
+                f"Received {sorted(map(str, others))} in collection '{name}'. Expected Keras or "
+                "TensorFlow variables only."
+            )
+        self._collections[name] = list(variables)
+
+    def write_out(
+        self,
+        filepath: str | os.PathLike[str],
+        options: tf.saved_model.SaveOptions | None = None,
+        verbose: bool = True,
+    ) -> None:
+        """Write the SavedModel, replacing as a whole one that is already there.
+
+        Args:
+            filepath: the directory to write.
+            options: as for `tf.saved_model.save`.
+            verbose: print the endpoints.
+
+        Raises:
+            ExportValueError: there are no endpoints, one cannot be traced, or
+                `filepath` holds something that is no SavedModel.
+        """
+        target = Path(filepath)
+        _check_replaceable(target)
+        snapshot = self.snapshot(options)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        try:
+            staged.mkdir()
+            self.write(snapshot, staged)
+            sync_tree(staged)
+            _swap(staged, target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        self.moved(target)
+        if verbose:
+            print(self._summary(target))
+
+    def trace(self, options: tf.saved_model.SaveOptions | None = None) -> None:
+        """Trace the endpoints if that has to be done, which runs the layers' code.
+
+        Raises:
+            ExportValueError: there are no endpoints, or one cannot be traced.
+        """
+        if not self._endpoints:
+            raise ExportValueError(
+                "The archive has no endpoints. Register one with `add_endpoint` first."
+            )
+        plan = self._plan
+        token = self._token()
+        if plan is not None and plan.token == token and _same_options(plan.options, options):
+            return
+        if plan is not None and plan.token.behaviour != token.behaviour:
+            self._wrap_again()
+        endpoints = [endpoint for _, endpoint in self._endpoints.values()]
+        graph = ServableGraph(endpoints, self._lists(), self._tracked)
+        reader = StateReader(graph.variables, graph.tables)
+        self._plan = _Plan(graph, self._token(graph), options, reader)
+
+    def snapshot(self, options: tf.saved_model.SaveOptions | None = None) -> Snapshot:
+        """Read everything the artifact needs, now; on the thread that trains.
+
+        Raises:
+            ExportValueError: as `trace`.
+        """
+        self.trace(options)
+        assert self._plan is not None
+        return Snapshot(self._plan, self._plan.reader.read())
+
+    def write(self, snapshot: Snapshot, directory: Path) -> Written:
+        """Write a snapshot as a SavedModel into an empty directory; on any thread.
+
+        Snapshots are written one at a time. What equals the last one is linked.
+        """
+        plan = snapshot.plan
+        reused = plan.saved is not None
+        if plan.saved is None:
+            plan.saved = plan.graph.save(directory, plan.options)
+            plan.reader.trace()
+        else:
+            for name, file in plan.saved.files.items():
+                file.put(directory / name)
+        saved = plan.saved
+        (directory / "assets").mkdir(exist_ok=True)
+        tensors = {
+            **dict(zip(saved.keys, snapshot.tensors, strict=True)),
+            OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
+        }
+        files = self._bundles.write(directory, tensors)
+        files |= {name: file.known.info for name, file in saved.files.items()}
+        files[FINGERPRINT] = _write_fingerprint(saved.fingerprint, directory)
+        self._last_saved = saved
+        return Written(
+            files=files,
+            endpoints=saved.endpoints,
+            collections={
+                name: len(variables)
+                for name, variables in plan.graph.lists.items()
+                if name not in VARIABLE_LISTS
+            },
+            graph_reused=reused,
+        )
+
+    def moved(self, directory: Path) -> None:
+        """What was written last was renamed to `directory`; link from there from now on."""
+        self._bundles.moved(directory)
+        if self._last_saved is not None:
+            for name, file in self._last_saved.files.items():
+                file.known = file.known.under((directory / name).parent)
+
+    def _variables(self, attribute: str) -> list[Any]:
+        layers = [item for item in self._tracked if isinstance(item, keras.Layer)]
+        found = [variable for layer in layers for variable in getattr(layer, attribute)]
+        return list({id(variable): variable for variable in found}.values())
+
+    def _lists(self) -> dict[str, list[Any]]:
+        return {name: self._variables(name) for name in VARIABLE_LISTS} | self._collections
+
+    def _token(self, graph: ServableGraph | None = None) -> _Token:
+        """What the graph depends on; the same as before if it need not be traced again."""
+        graph = graph or (self._plan.graph if self._plan else None)
+        state = graph.host_state if graph else None
+        if state and state.resources:
+            # A layer may have replaced its table, so look for it again.
+            functions = [endpoint.function for _, endpoint in self._endpoints.values()]
+            state = find_host_state([*self._tracked, *functions])
+        layers = state.layers if state else []
+        return _Token(
+            behaviour=_Identities(
+                [
+                    *self._tracked,
+                    *self.variables,
+                    *(state.resources if state else ()),
+                    *(state.adapted() if state else ()),
+                    *(bool(layer.trainable) for layer in layers),
+                ]
+            ),
+            contents=_Identities(
+                [
+                    *(endpoint for _, endpoint in self._endpoints.values()),
+                    *(item for pair in self._collections.items() for item in (pair[0], *pair[1])),
+                ]
+            ),
+        )
+
+    def take_collections(self, other: ExportArchive) -> None:
+        """Export the collections of `other` from now on, without tracing again."""
+        self._collections = other._collections
+
+    def _wrap_again(self) -> None:
+        """Give every endpoint that can be traced again a new `tf.function`."""
+        for name, (fn, endpoint) in self._endpoints.items():
+            if endpoint.signature is not None:
+                self._endpoints[name] = (fn, _wrapped(name, fn, endpoint.signature))
+
+    def _check_name(self, name: object, taken: Iterable[str] | None = None) -> None:
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise ExportValueError(
+                f"Received name={name!r}. Expected a Python identifier that does not start with "
+                "an underscore, because it becomes a method or attribute of the revived object."
+            )
+        if name in _RESERVED:
+            raise ExportValueError(
+                f"Name '{name}' is already taken: revived objects have an attribute of that name. "
+                "Choose another."
+            )
+        if name in (taken if taken is not None else {*self._endpoints, *self._collections}):
+            raise ExportValueError(f"Endpoint name '{name}' is already taken. Choose another.")
+
+    def _summary(self, path: Path) -> str:
+        described = [
+            "\n".join([f"* Endpoint '{name}'", *_pretty(endpoint).split("\n")[1:]])
+            for name, (_, endpoint) in self._endpoints.items()
+        ]
+        endpoints = "\n\n".join(described)
+        return f"Saved artifact at '{path}'. The following endpoints are available:\n\n{endpoints}"
+
+
+class _Identities:
+    """Objects that equal others if they are the very same ones, in the same order.
+
+    It holds them, so that no identity can be used again while it is compared.
+    """
+
+    def __init__(self, objects: list[Any]) -> None:
+        self._objects = objects
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identities) and list(map(id, self._objects)) == list(
+            map(id, other._objects)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class _Token:
+    """What a plan was made from.
+
+    Attributes:
+        behaviour: what the endpoints' code depends on; if it changed, they are
+            traced again.
+        contents: what else is in the artifact; if it changed, it is saved as a
+            whole, with the functions that are already traced.
+    """
+
+    behaviour: _Identities
+    contents: _Identities
+
+
+def _wrapped(name: str, fn: Callable[..., Any], signature: Any) -> Endpoint:
+    function = tf.function(fn, input_signature=signature, autograph=False)
+    return Endpoint(name, function, signature)
+
+
+def _traced_function(name: str, fn: Any) -> Any:
+    if not isinstance(fn, tf.types.experimental.GenericFunction):
+        raise ExportValueError(
+            f"Endpoint '{name}' has no input_signature, and its function is no `tf.function`. "
+            "Give the shape and dtype of each argument:\n\n"
+            f"archive.add_endpoint(\n    {name!r},\n    fn,\n"
+            "    input_signature=[keras.InputSpec(shape=(None, 3), dtype='float32')],\n)"
+        )
+    if not concrete_functions(fn):
+        raise ExportValueError(
+            f"The tf.function of endpoint '{name}' has never been called, so the shapes of its "
+            "arguments are not known. Call it once, or pass an `input_signature`."
+        )
+    return fn
+
+
+def _pretty(endpoint: Endpoint) -> str:
+    described = str(endpoint.trace().pretty_printed_signature(verbose=True))
+    return described.partition("\nCaptures:")[0]  # One line for each variable; they have no names.
+
+
+def _same_options(a: Any, b: Any) -> bool:
+    def content(options: Any) -> dict[str, Any]:
+        names = [name for name in dir(options) if not name.startswith("_")]
+        return {name: getattr(options, name) for name in names}
+
+    return a is b or (a is not None and b is not None and content(a) == content(b))
+
+
+def _write_fingerprint(content: bytes, directory: Path) -> FileInfo:
+    index = (directory / DIRECTORY / "variables.index").read_bytes()
+    path = directory / FINGERPRINT
+    path.write_bytes(fingerprint_for(content, index))
+    return KnownFile.at(path).info
+
+
+def _check_replaceable(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    is_directory = target.is_dir() and not target.is_symlink()
+    if is_directory and (not any(target.iterdir()) or (target / "saved_model.pb").is_file()):
+        return
+    raise ExportValueError(
+        f"Received filepath='{target}', which holds something that is no SavedModel. Expected a "
+        "path that does not exist, an empty directory, or a SavedModel to replace."
+    )
+
+
+def _swap(staged: Path, target: Path) -> None:
+    """Put `staged` in the place of `target`, if there is one, and delete that."""
+    if target.exists():
+        old = staged.with_name(f"{staged.name}.old")
+        os.rename(target, old)
+        try:
+            os.rename(staged, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old)
+    else:
+        os.rename(staged, target)
+    sync(target.parent)

@@ -1,0 +1,97 @@
+"""Bytes on disk: digests, links, and flushing them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .record import FileInfo
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file we wrote, which may be linked instead of written again.
+
+    Attributes:
+        path: where it is.
+        info: its size and digest.
+        identity: what tells it from another file, or from itself changed.
+    """
+
+    path: Path
+    info: FileInfo
+    identity: tuple[int, ...]
+
+    @classmethod
+    def at(cls, path: Path, sha256: str | None = None) -> KnownFile:
+        """The file at `path` as it is now; its digest is taken unless it is known."""
+        stat = os.stat(path)
+        return cls(path, FileInfo(stat.st_size, sha256 or sha256_of(path)), identity_of(stat))
+
+    def is_intact(self) -> bool:
+        """Whether it is still there and was not written to."""
+        try:
+            return identity_of(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
+
+    def share(self, target: Path) -> KnownFile:
+        """Give `target` the same contents; return the file that it then is."""
+        link_or_copy(self.path, target)
+        return KnownFile.at(target, self.info.sha256)
+
+    def under(self, directory: Path) -> KnownFile:
+        """The same file after its directory was renamed to `directory`."""
+        return KnownFile(directory / self.path.name, self.info, self.identity)
+
+
+def identity_of(stat: os.stat_result) -> tuple[int, ...]:
+    """What differs between two files, and in one file before and after it is written to."""
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `target` the contents of `source`, sharing its bytes where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def relative_files(root: Path) -> Iterator[str]:
+    """Everything below `root` that is not a directory, by relative path."""
+    for directory, subdirectories, names in os.walk(root):
+        # A link to a directory is listed among the directories, yet is one entry.
+        links = [name for name in subdirectories if Path(directory, name).is_symlink()]
+        for name in [*names, *links]:
+            yield Path(directory, name).relative_to(root).as_posix()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 digest of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_tree(root: Path) -> None:
+    """Flush every file and directory below `root`, and itself, to the disk."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            sync(Path(directory, name))
+        sync(Path(directory))
+
+
+def sync(path: Path) -> None:
+    """Flush one file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""Which way a metric gets better: one tiny value, used wherever that matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .errors import ExportValueError
+
+if TYPE_CHECKING:
+    from .record import ExportRecord
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and its direction.
+
+    Args:
+        monitor: the metric's name in Keras's logs, such as ``"val_loss"``.
+        mode: ``"min"`` if lower is better, ``"max"`` if higher is.
+    """
+
+    monitor: str
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.monitor, str) or not self.monitor:
+            raise ExportValueError(
+                f"Received monitor={self.monitor!r}. Expected the name of a metric, "
+                "such as 'val_loss'."
+            )
+        if self.mode not in ("min", "max"):
+            raise ExportValueError(
+                f"Received mode={self.mode!r}. Expected 'min' (lower is better) or "
+                "'max' (higher is better)."
+            )
+
+    def improves(self, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+        """Whether `value` is finite and better than `best` by more than `min_delta`."""
+        if not math.isfinite(value):
+            return False
+        if best is None:
+            return True
+        return value < best - min_delta if self.mode == "min" else value > best + min_delta
+
+    def best(self, records: Iterable[ExportRecord]) -> ExportRecord | None:
+        """The record with the best finite value; of equals, the one published first."""
+        best: ExportRecord | None = None
+        best_value: float | None = None
+        for record in sorted(records, key=lambda record: record.version):
+            value = record.measured(self.monitor)
+            if value is not None and self.improves(value, best_value):
+                best, best_value = record, value
+        return best

@@ -1,0 +1,118 @@
+"""An export → a live model that trains on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from .directory import ExportDirectory
+from .errors import DamagedVersionError, ExportTypeError, ExportValueError, MismatchError
+from .variable_index import VariableInfo, read_index
+from .versions import parse
+
+_COUNTED = re.compile(r"_\d+$")
+
+
+def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
+    """Put a version's weights, states and optimizer variables back into a model.
+
+    Training then goes on as if it had never stopped: weights, batch
+    normalization statistics, the seeds of random layers, and the optimizer with
+    its step count are those of the export. Either all of them are assigned or,
+    after an error, none.
+
+    Args:
+        model: built, and compiled with the same optimizer if training is to go
+            on. For an uncompiled model only its own variables are restored.
+        version_path: the directory of a version, such as ``record.path``.
+
+    Raises:
+        ExportError: there is no such version, it is damaged, or its variables do
+            not match the model's; the message lists each difference.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_export_callbacks import Exporter, restore
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> with Exporter("resumable", build(), log_dir=None) as exporter:
+    ...     version = exporter.export().result()
+    >>> restore(build(), version.path)
+    """
+    path = Path(version_path)
+    _check(model, path)
+    index = read_index(path)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    problems, matched = _match("model", model.variables, index.get("variables", []))
+    if optimizer is not None:
+        found, pairs = _match("optimizer", optimizer.variables, index.get("optimizer_variables", []))
+        problems, matched = problems + found, matched + pairs
+    if problems:
+        raise MismatchError(
+            f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
+            + "\n  ".join(problems)
+        )
+    reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    values = [(variable, reader.get_tensor(info.key)) for variable, info in matched]
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _check(model: keras.Model, path: Path) -> None:
+    if not isinstance(model, keras.Model):
+        raise ExportTypeError(f"Received {model!r} of type {type(model)}. Expected a `keras.Model`.")
+    if not model.built:
+        raise ExportValueError(
+            f"Model '{model.name}' has not been built, so it has no variables to restore. "
+            "Call it on a batch, or call `model.build(input_shape)`, first."
+        )
+    version = parse(path.name)
+    if version is None:
+        raise ExportValueError(
+            f"Received version_path='{path}'. Expected the directory of a version, whose name is "
+            "its number, such as 'served/digits/7'."
+        )
+    if problems := ExportDirectory(path.parent).verify(version):
+        raise DamagedVersionError(f"'{path}' cannot be restored: {'; '.join(problems)}.")
+
+
+def _match(
+    owner: str, variables: Sequence[Any], stored: Sequence[VariableInfo]
+) -> tuple[list[str], list[tuple[Any, VariableInfo]]]:
+    """Pair variables with what is stored, in order; tell every difference."""
+    problems = []
+    for place in range(max(len(variables), len(stored))):
+        ours = _described(variables[place]) if place < len(variables) else None
+        theirs = stored[place] if place < len(stored) else None
+        if ours is None or theirs is None or _comparable(ours) != _comparable(theirs):
+            problems.append(
+                f"{owner} variable {place}: the version has {_text(theirs)}, "
+                f"the model has {_text(ours)}"
+            )
+    return problems, list(zip(variables, stored, strict=False))
+
+
+def _described(variable: Any) -> VariableInfo:
+    shape = tuple(tf.TensorShape(variable.shape).as_list())
+    return VariableInfo(variable.path, shape, tf.dtypes.as_dtype(variable.dtype).name, "")
+
+
+def _comparable(info: VariableInfo) -> tuple[Any, ...]:
+    """What must be equal. Keras counts up the names of layers built again: not these."""
+    names = [_COUNTED.sub("", name) for name in info.path.split("/")]
+    return names, info.shape, info.dtype
+
+
+def _text(info: VariableInfo | None) -> str:
+    return "nothing" if info is None else f"{info.path} {info.dtype}{list(info.shape)}"

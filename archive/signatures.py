@@ -1,0 +1,181 @@
+"""Any spec → `tf.TensorSpec`; a model's own signature; names of inputs and outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from .errors import ExportError, ExportTypeError, ExportValueError
+from .record import EndpointInfo, TensorInfo
+
+# Names Keras counts up for tensors that the user did not name. They differ when
+# the same model is built twice in one process, so they cannot name an input.
+_AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+def tensor_specs(input_signature: Any) -> Any:
+    """`input_signature` with every leaf as a `tf.TensorSpec`, same structure.
+
+    Args:
+        input_signature: a list or tuple with one item per positional argument;
+            each a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor,
+            or these nested in lists, tuples and dicts. The first axis of a
+            KerasTensor or tensor is the batch and becomes free. What sits in a
+            dict and has no name of its own is named by its key.
+
+    Raises:
+        ExportTypeError: something in it is none of these.
+        ExportValueError: a `keras.InputSpec` has no shape or no dtype.
+    """
+    if not isinstance(input_signature, list | tuple):
+        raise ExportTypeError(
+            f"Received input_signature={input_signature!r}. Expected a list or tuple with one "
+            "item per positional argument. Write `input_signature=[...]` around it."
+        )
+    return _convert(input_signature, None)
+
+
+def model_signature(model: keras.Model) -> list[Any]:
+    """The signature of `model(inputs)`, or of `model(first, second, …)`.
+
+    Args:
+        model: a built model.
+
+    Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, …
+
+    Raises:
+        ExportError: the model is not built, or does not tell its input shapes.
+    """
+    if not isinstance(model, keras.Model):
+        raise ExportTypeError(f"Received {model!r} of type {type(model)}. Expected a `keras.Model`.")
+    if not model.built:
+        raise ExportValueError(
+            f"Model '{model.name}' has not been built, so its inputs are not known. "
+            "Call it on a batch, call `model.build(input_shape)`, or start it with `keras.Input`."
+        )
+    if isinstance(model, keras.Sequential):
+        return [_convert(list(model.inputs), "inputs")[0]]
+    if (declared := _functional_inputs(model)) is not None:
+        return [_convert(declared, "inputs")]
+    return _called_signature(model)
+
+
+def flat_outputs(outputs: Any) -> dict[str, Any] | None:
+    """Nested `outputs` as one flat dict, or None if a signature can take them as they are.
+
+    A SavedModel signature returns tensors by name. TensorFlow names those of a
+    tensor, a flat sequence (``output_0``, …) or a flat dict itself.
+    """
+    items = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+    if not isinstance(items, list | tuple):
+        return None
+    if all(not isinstance(item, list | tuple | Mapping) for item in items):
+        return None
+    return dict(_named(outputs, ""))
+
+
+def endpoint_info(signature: Any) -> EndpointInfo:
+    """Names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
+    return EndpointInfo(
+        inputs={name: _info(signature.inputs[name]) for name in sorted(signature.inputs)},
+        outputs={name: _info(signature.outputs[name]) for name in sorted(signature.outputs)},
+    )
+
+
+def _convert(spec: Any, name: str | None) -> Any:
+    if isinstance(spec, Mapping):
+        prefix = f"{name}_" if name and name != "inputs" else ""
+        return {key: _convert(item, f"{prefix}{key}") for key, item in spec.items()}
+    if isinstance(spec, list | tuple):
+        names = [f"{name}_{index}" if name and len(spec) > 1 else name for index in range(len(spec))]
+        items = [_convert(item, item_name) for item, item_name in zip(spec, names, strict=True)]
+        if isinstance(spec, tuple):
+            return type(spec)(*items) if hasattr(spec, "_fields") else tuple(items)
+        return items
+    return _leaf(spec, name)
+
+
+def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
+    if isinstance(spec, tf.TensorSpec):
+        return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
+    if isinstance(spec, keras.InputSpec):
+        if spec.shape is None or spec.dtype is None:
+            raise ExportValueError(
+                f"Received {spec!r} in an input signature. Expected both `shape` and `dtype`, "
+                "as in keras.InputSpec(shape=(None, 3), dtype='float32')."
+            )
+        return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
+    if isinstance(spec, keras.KerasTensor):
+        own_name = None if _AUTOMATIC_NAME.fullmatch(spec.name) else spec.name
+        return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, own_name or name)
+    if isinstance(spec, tf.Tensor | tf.Variable | keras.Variable):
+        return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, name)
+    raise ExportTypeError(
+        f"Received {spec!r} of type {type(spec)} in an input signature. Expected "
+        "`tf.TensorSpec`, `keras.InputSpec`, `keras.KerasTensor` or a tensor."
+    )
+
+
+def _free_batch(shape: Sequence[int | None]) -> list[int | None]:
+    return [None, *shape[1:]] if len(shape) else []
+
+
+def _functional_inputs(model: keras.Model) -> Any:
+    """What a Functional model was built from; None for a subclassed model."""
+    try:
+        return model.input if model.inputs else None
+    except (AttributeError, ValueError):
+        return None
+
+
+def _called_signature(model: keras.Model) -> list[Any]:
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
+    if any(shape is None for shape in shapes.values()):
+        raise ExportValueError(
+            f"Model '{model.name}' does not tell the shapes of its inputs. Call it on a batch "
+            "before exporting, or register endpoints with an `input_signature` of your own "
+            "through the `endpoints` argument."
+        )
+    single = len(shapes) == 1
+    return [
+        _from_shapes(shape, "inputs" if single else name.removesuffix("_shape"), model.input_dtype)
+        for name, shape in shapes.items()
+    ]
+
+
+def _from_shapes(shape: Any, name: str, dtype: str) -> Any:
+    """Specs from the recorded shapes of a call; nested as the call's argument was."""
+    if isinstance(shape, Mapping):
+        return {key: _from_shapes(item, str(key), dtype) for key, item in shape.items()}
+    if all(axis is None or isinstance(axis, int) for axis in shape):
+        return tf.TensorSpec(_free_batch(shape), dtype, name)
+    return type(shape)(
+        [_from_shapes(item, f"{name}_{index}", dtype) for index, item in enumerate(shape)]
+    )
+
+
+def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
+    if isinstance(outputs, Mapping):
+        items = [(f"{name}_{key}" if name else str(key), item) for key, item in outputs.items()]
+    elif isinstance(outputs, list | tuple):
+        items = [(f"{name or 'output'}_{index}", item) for index, item in enumerate(outputs)]
+    else:
+        return [(name, outputs)]
+    named = [pair for item_name, item in items for pair in _named(item, item_name)]
+    if len({pair[0] for pair in named}) < len(named):
+        raise ExportError(
+            f"Two outputs of an endpoint would both be called one of "
+            f"{sorted({pair[0] for pair in named})}. Name them apart in a flat dict."
+        )
+    return named
+
+
+def _info(tensor: Any) -> TensorInfo:
+    axes = [axis.size if axis.size >= 0 else None for axis in tensor.tensor_shape.dim]
+    shape = None if tensor.tensor_shape.unknown_rank else tuple(axes)
+    return TensorInfo(shape=shape, dtype=tf.dtypes.as_dtype(tensor.dtype).name)

@@ -1,0 +1,63 @@
+"""Version numbers, as a model server reads them. Pure: names in, numbers out.
+
+TensorFlow Serving takes every child of a model's base directory whose name
+parses as an int64 for a version, whether file or directory, complete or not
+(``tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .errors import ExportError
+
+MAX_VERSION = 2**63 - 1
+
+_CANONICAL = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_LENIENT = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
+
+
+def parse(name: str) -> int | None:
+    """The version a directory name spells, or None for any other name.
+
+    Args:
+        name: a name without its directory, such as ``"7"``.
+
+    Only the canonical spelling counts: ``"007"`` and ``"+7"`` are not ours.
+    """
+    if not _CANONICAL.fullmatch(name):
+        return None
+    version = int(name)
+    return version if version <= MAX_VERSION else None
+
+
+def claimed(name: str) -> int | None:
+    """The number a lenient parser may read from `name`, or None.
+
+    A server may take ``"007"`` or ``" 8"`` for a version, so the numbers such
+    names claim must not be given out again.
+    """
+    match = _LENIENT.fullmatch(name)
+    if not match:
+        return None
+    version = int(match[1])
+    return version if version <= MAX_VERSION else None
+
+
+def next_version(names: Iterable[str]) -> int:
+    """One above the highest number any of `names` claims; 1 if none does.
+
+    Args:
+        names: every entry of a base directory.
+
+    Raises:
+        ExportError: the highest int64 is taken, so no higher one exists.
+    """
+    highest = max((claimed(name) or 0 for name in names), default=0)
+    if highest == MAX_VERSION:
+        raise ExportError(
+            f"The name {MAX_VERSION} is taken in the base directory and no version can be higher. "
+            "Rename or remove it: it was not written by this library."
+        )
+    return highest + 1

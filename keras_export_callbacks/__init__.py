@@ -1,0 +1,66 @@
+"""Export servable SavedModels while Keras trains.
+
+The callbacks `ExportOnImprove` and `ExportEveryN` publish versions that a model
+server can pick up from `model.fit`; `Exporter` does the same for training loops
+of your own, `ExportArchive` writes a single artifact, and `ExportDirectory`
+tells and manages what was published.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .archive.directory import ExportDirectory as ExportDirectory
+    from .archive.errors import ExportError as ExportError
+    from .archive.export_archive import ExportArchive as ExportArchive
+    from .archive.record import ExportRecord as ExportRecord
+    from .archive.restore import restore as restore
+    from .archive.retention import KeepBest as KeepBest
+    from .archive.retention import KeepLatest as KeepLatest
+    from .callbacks import ExportEveryN as ExportEveryN
+    from .callbacks import ExportOnImprove as ExportOnImprove
+    from .endpoints import standard_endpoints as standard_endpoints
+    from .exporter import Exporter as Exporter
+
+# Loaded when first asked for: looking at a base directory must not take the
+# seconds that importing TensorFlow takes.
+_HOMES = {
+    "ExportArchive": ".archive.export_archive",
+    "ExportDirectory": ".archive.directory",
+    "ExportError": ".archive.errors",
+    "ExportEveryN": ".callbacks",
+    "ExportOnImprove": ".callbacks",
+    "ExportRecord": ".archive.record",
+    "Exporter": ".exporter",
+    "KeepBest": ".archive.retention",
+    "KeepLatest": ".archive.retention",
+    "restore": ".archive.restore",
+    "standard_endpoints": ".endpoints",
+}
+
+__all__ = [
+    "ExportArchive",
+    "ExportDirectory",
+    "ExportError",
+    "ExportEveryN",
+    "ExportOnImprove",
+    "ExportRecord",
+    "Exporter",
+    "KeepBest",
+    "KeepLatest",
+    "restore",
+    "standard_endpoints",
+]
+
+__version__ = _version("keras-export-callbacks")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

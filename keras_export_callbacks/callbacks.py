@@ -1,0 +1,317 @@
+"""Keras hooks → trigger → `Exporter`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from ._keras import infer_mode
+from .archive.errors import ExportError, ExportValueError
+from .archive.objective import Mode, Objective
+from .archive.publish import check_base_dir
+from .archive.record import ExportRecord
+from .archive.retention import RetentionPolicy
+from .endpoints import standard_endpoints
+from .exporter import Endpoints, Exporter, OnError, Settings
+from .metrics import finite_scalars, steps_taken
+from .triggers import EveryN, Moment, OnImprove, Unit
+
+
+class _ExportCallback(keras.callbacks.Callback):
+    """What the callbacks share: an `Exporter` for the model in training."""
+
+    def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
+        super().__init__()
+        self.base_dir = Path(base_dir)
+        self._settings = settings
+        self._exporter: Exporter | None = None
+        self._earlier: list[ExportRecord] = []
+        self._epoch: int | None = None
+        check_base_dir(self.base_dir)
+
+    @property
+    def exports(self) -> list[ExportRecord]:
+        """The records of all versions published so far, oldest first.
+
+        Waits for a version that is still being written, which only happens when
+        `fit` was left by an exception.
+        """
+        if self._exporter is None:
+            return list(self._earlier)
+        self._exporter.settle()
+        return [*self._earlier, *self._exporter.exports]
+
+    @property
+    def last_export(self) -> ExportRecord | None:
+        """The newest of `exports`, or None."""
+        exports = self.exports
+        return exports[-1] if exports else None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._exporter is None or self._exporter.model is not self.model:
+            self._earlier = self.exports
+            self._exporter = Exporter(self.base_dir, self.model, **vars(self._settings))
+        self._exporter.report_failures()
+        if self.model.built:
+            self._exporter.prepare()
+        self._begin(self._moment(logs))
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._running.report_failures()
+        self._consider(self._moment(logs))
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch = None
+        self._running.finish()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: settings and records, neither model nor threads."""
+        state = self.__dict__.copy()
+        state.update(_earlier=self.exports, _exporter=None, _model=None)
+        return state
+
+    @property
+    def _running(self) -> Exporter:
+        if self._exporter is None:
+            raise ExportError(
+                f"{type(self).__name__} was called outside training. Call `set_model` and "
+                "`on_train_begin` first, as `fit` and `keras.callbacks.CallbackList` do."
+            )
+        return self._exporter
+
+    def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
+        return Moment(
+            step=steps_taken(self.model) or 0,
+            seconds=time.monotonic(),
+            epoch=self._epoch,
+            metrics=finite_scalars(logs or {}),
+        )
+
+    def _export(self, moment: Moment, reason: str, objective: Objective | None = None) -> None:
+        self._running.request(
+            reason=reason,
+            step=moment.step,
+            epoch=moment.epoch,
+            metrics=moment.metrics,
+            objective=objective,
+        )
+
+    def _begin(self, moment: Moment) -> None:
+        """Training starts."""
+        raise NotImplementedError
+
+    def _consider(self, moment: Moment) -> None:
+        """Export if it is time to."""
+        raise NotImplementedError
+
+
+class ExportEveryN(_ExportCallback):
+    """Publish a servable version every n epochs, steps or seconds of `model.fit`.
+
+    A version holds an inference endpoint, a training-mode endpoint and the
+    optimizer's variables, unless `endpoints` says otherwise. Training waits only
+    while the variables are read; the version is written in the background.
+
+    Args:
+        base_dir: the directory of the versions, that a model server polls.
+        n: how many units from one export to the next.
+        unit: ``"epoch"``: after epochs n, 2n, …; ``"batch"``: at the first
+            callback at or after every n-th optimizer step, whatever
+            `steps_per_execution` is; ``"second"``: at the first batch that ends
+            n seconds or more after the last export.
+        endpoints: function ``(archive, model)`` that registers what to export.
+        keep: which versions to keep after each export: None for all, an int for
+            that many of the newest, or policies combined with ``|``.
+        log_dir: TensorBoard's directory; events go to
+            ``<log_dir>/exports/<name of base_dir>``. None writes none.
+        background: False writes on the training thread.
+        on_error: ``"raise"`` raises a failed export at the next hook, at the
+            latest at the end of training; ``"warn"`` warns and keeps training.
+        on_export: called with the `ExportRecord` of each version after it is
+            published, on the thread that published it.
+        verbose: 1 prints one line per export; 0 prints nothing.
+
+    Raises:
+        ExportError: an argument cannot be used, or `base_dir` cannot be written to.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_export_callbacks import ExportEveryN
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> callback = ExportEveryN("every_other", n=2, keep=3, log_dir=None)
+    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+    >>> _ = model.fit(x, y, epochs=4, verbose=0, callbacks=[callback])
+    >>> [(record.version, record.epoch) for record in callback.exports]
+    [(1, 1), (2, 3)]
+    """
+
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str],
+        n: float = 1,
+        *,
+        unit: Unit = "epoch",
+        endpoints: Endpoints = standard_endpoints,
+        keep: int | RetentionPolicy | None = None,
+        log_dir: str | os.PathLike[str] | None = "logs",
+        background: bool = True,
+        on_error: OnError = "raise",
+        on_export: Callable[[ExportRecord], None] | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self._trigger = EveryN(n, unit)
+        self._last = Moment(step=0, seconds=0.0)
+        super().__init__(
+            base_dir,
+            Settings(endpoints, keep, log_dir, background, on_error, on_export, verbose),
+        )
+        if unit != "epoch":
+            # Keras turns every batch's logs into numbers, which waits for the
+            # device, as soon as some callback has a batch hook. So it is there
+            # only when it is needed.
+            self.on_train_batch_end = self._batch_end  # type: ignore[method-assign]
+
+    def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._running.report_failures()
+        self._consider(self._moment(logs))
+
+    def _begin(self, moment: Moment) -> None:
+        self._last = moment
+
+    def _consider(self, moment: Moment) -> None:
+        if self._trigger.is_due(moment, self._last):
+            self._last = moment
+            self._export(moment, self._trigger.reason)
+
+
+class ExportOnImprove(_ExportCallback):
+    """Publish a servable version whenever a metric is better than it ever was.
+
+    "Ever" means in this base directory: the best value is read from the versions
+    in it, so that training that is started again never publishes a worse one. It
+    advances only when a version is published; one still being written counts
+    until it fails.
+
+    Args:
+        base_dir: the directory of the versions, that a model server polls.
+        monitor: the metric's name in the logs. An epoch without it exports nothing.
+        mode: ``"min"``, ``"max"``, or ``"auto"`` for the direction that Keras
+            gives the metric; one that Keras does not know is an error.
+        min_delta: by how much more than this the metric must be better.
+        baseline: what to improve on first, instead of the best in `base_dir`.
+        endpoints: function ``(archive, model)`` that registers what to export.
+        keep: which versions to keep after each export: None for all, an int for
+            that many of the newest, or policies combined with ``|``.
+        log_dir: TensorBoard's directory; events go to
+            ``<log_dir>/exports/<name of base_dir>``. None writes none.
+        background: False writes on the training thread.
+        on_error: ``"raise"`` raises a failed export at the next hook, at the
+            latest at the end of training; ``"warn"`` warns and keeps training.
+        on_export: called with the `ExportRecord` of each version after it is
+            published, on the thread that published it.
+        verbose: 1 prints one line per export; 0 prints nothing.
+
+    Raises:
+        ExportError: an argument cannot be used, or `base_dir` cannot be written
+            to; at the end of training, the metric was never in the logs.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_export_callbacks import ExportOnImprove
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> callback = ExportOnImprove("best", monitor="loss", log_dir=None)
+    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+    >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    >>> callback.last_export.reason
+    'improved'
+    """
+
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        *,
+        mode: Mode | Literal["auto"] = "auto",
+        min_delta: float = 0.0,
+        baseline: float | None = None,
+        endpoints: Endpoints = standard_endpoints,
+        keep: int | RetentionPolicy | None = None,
+        log_dir: str | os.PathLike[str] | None = "logs",
+        background: bool = True,
+        on_error: OnError = "raise",
+        on_export: Callable[[ExportRecord], None] | None = None,
+        verbose: int = 0,
+    ) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ExportValueError(f"Received mode={mode!r}. Expected 'auto', 'min' or 'max'.")
+        Objective(monitor, "min")
+        _check_number("min_delta", min_delta)
+        if baseline is not None:
+            _check_number("baseline", baseline)
+        self.monitor = monitor
+        self._mode = mode
+        self._min_delta = abs(float(min_delta))
+        self._baseline = baseline
+        self._seen: set[str] = set()
+        super().__init__(
+            base_dir,
+            Settings(endpoints, keep, log_dir, background, on_error, on_export, verbose),
+        )
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        if self.monitor not in self._seen and self._seen:
+            self._running.fail(
+                ExportError(
+                    f"The monitored metric {self.monitor!r} was never in the logs, so nothing was "
+                    f"exported. Available were {sorted(self._seen)}. Choose one of these, or give "
+                    "`fit` the validation data or metric that was meant."
+                )
+            )
+
+    def _begin(self, moment: Moment) -> None:
+        self._seen = set()
+        if self._mode == "auto" and _metrics_are_known(self.model):
+            self._objective()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._seen |= set(logs or {})
+        super().on_epoch_end(epoch, logs)
+
+    def _consider(self, moment: Moment) -> None:
+        if self.monitor not in moment.metrics:
+            return
+        trigger = OnImprove(self._objective(), self._min_delta)
+        if trigger.is_due(moment, self._best(trigger.objective)):
+            self._export(moment, trigger.reason, trigger.objective)
+
+    def _objective(self) -> Objective:
+        mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode
+        return Objective(self.monitor, mode)
+
+    def _best(self, objective: Objective) -> float | None:
+        if self._baseline is None:
+            return self._running.best(objective)
+        own = self._running.best(objective, own=True)
+        return self._baseline if own is None else own
+
+
+def _metrics_are_known(model: keras.Model) -> bool:
+    return all(getattr(metric, "built", True) for metric in model.metrics)
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        raise ExportValueError(f"Received {name}={value!r}. Expected a number.")

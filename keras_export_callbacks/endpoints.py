@@ -1,0 +1,61 @@
+"""What is exported unless you say otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from .archive.export_archive import ExportArchive
+from .archive.signatures import model_signature
+
+OPTIMIZER_VARIABLES = "optimizer_variables"
+
+
+def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
+    """Register inference, the training-mode forward pass, and the optimizer's variables.
+
+    The default of every `endpoints` argument, and a good first line of one of
+    your own:
+
+    - ``serve`` is ``model(inputs, training=False)``, also the `serving_default`.
+    - ``call_training`` is ``model(inputs, training=True)``: dropout is active and
+      batch normalization uses the batch. Calling it on a loaded artifact moves
+      that artifact's moving statistics and seeds, as training would.
+    - the collection ``optimizer_variables`` holds the optimizer's state, in the
+      order of `model.optimizer.variables`; only if the model is compiled.
+
+    Args:
+        archive: what to register them on.
+        model: a built model.
+
+    Raises:
+        ExportError: the model is not built, or does not tell its input shapes.
+
+    Example:
+
+    >>> import keras, tensorflow as tf
+    >>> from keras_export_callbacks import ExportArchive, standard_endpoints
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> def with_labels(archive, model):
+    ...     standard_endpoints(archive, model)
+    ...     archive.add_endpoint(
+    ...         "label", lambda x: tf.argmax(model(x), axis=-1), [tf.TensorSpec((None, 3))]
+    ...     )
+    >>> archive = ExportArchive()
+    >>> with_labels(archive, model)
+    """
+    signature = model_signature(model)
+    archive.track(model)
+    archive.add_endpoint("serve", _forward(model, training=False), signature)
+    archive.add_endpoint("call_training", _forward(model, training=True), signature)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        archive.add_variable_collection(OPTIMIZER_VARIABLES, optimizer.variables)
+
+
+def _forward(model: keras.Model, training: bool) -> Any:
+    def forward(*inputs: Any) -> Any:
+        return model(*inputs, training=training)
+
+    return forward

@@ -1,0 +1,82 @@
+"""`ExportRecord` → TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from .archive.record import EndpointInfo, ExportRecord, TensorInfo
+
+
+class SummaryWriter:
+    """Writes the events of each export to a run of its own.
+
+    Args:
+        log_dir: the directory TensorBoard is started with.
+        run: the run's name below ``exports/``.
+    """
+
+    def __init__(self, log_dir: Path, run: str) -> None:
+        self._path = log_dir / "exports" / run
+        self._writer: Any = None
+
+    def write(self, record: ExportRecord) -> None:
+        """Add one export's scalars and summary at its training step, and flush."""
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._path))
+        step = record.step if record.step is not None else record.version
+        scalars = {
+            "version": record.version,
+            "stall_seconds": record.stall_seconds,
+            "write_seconds": record.write_seconds,
+            "size_bytes": record.bytes,
+        }
+        if record.monitor is not None and record.value is not None:
+            scalars[record.monitor] = record.value
+        with self._writer.as_default(step), tf.summary.record_if(True):
+            for name, value in scalars.items():
+                tf.summary.scalar(f"export/{name}", float(value))
+            tf.summary.text("export/summary", markdown(record))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the events file; the next export opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def markdown(record: ExportRecord) -> str:
+    """A Markdown table that tells what was exported."""
+    rows = {
+        "version": str(record.version),
+        "path": f"`{record.path}`",
+        "reason": record.reason,
+        "epoch": "–" if record.epoch is None else str(record.epoch),
+        "step": "–" if record.step is None else str(record.step),
+        **{f"metric `{name}`": f"{value:.6g}" for name, value in record.metrics.items()},
+        **{f"endpoint `{name}`": _signature(info) for name, info in record.endpoints.items()},
+        **{f"collection `{name}`": f"{n} variables" for name, n in record.collections.items()},
+    }
+    lines = [f"| {_escaped(name)} | {_escaped(value)} |" for name, value in rows.items()]
+    return "\n".join(["| export | |", "| --- | --- |", *lines])
+
+
+def _signature(info: EndpointInfo) -> str:
+    def described(tensors: Any) -> str:
+        return ", ".join(f"`{name}`: {_tensor(tensor)}" for name, tensor in tensors.items())
+
+    return f"{described(info.inputs)} → {described(info.outputs)}"
+
+
+def _tensor(info: TensorInfo) -> str:
+    if info.shape is None:
+        return f"{info.dtype} of any shape"
+    axes = ", ".join("any" if axis is None else str(axis) for axis in info.shape)
+    return f"{info.dtype} ({axes})"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
