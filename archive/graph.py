@@ -117,7 +117,9 @@ class ServableGraph:
         setattr(root, _VARIABLES, self.variables)
         setattr(root, _RESOURCES, self.resources)
         with quiet():
-            tf.saved_model.save(root, str(directory), signatures=self._signatures(), options=options)
+            tf.saved_model.save(
+                root, str(directory), signatures=self._signatures(), options=options
+            )
         return self._saved(directory)
 
     def _signatures(self) -> dict[str, Any]:

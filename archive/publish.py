@@ -178,4 +178,3 @@ def _unlock(descriptor: int | None) -> None:
 
 def _is_still(descriptor: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(descriptor), os.stat(path))
-

@@ -56,7 +56,9 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
         optimizer.build(model.trainable_variables)
     problems, matched = _match("model", model.variables, index.get("variables", []))
     if optimizer is not None:
-        found, pairs = _match("optimizer", optimizer.variables, index.get("optimizer_variables", []))
+        found, pairs = _match(
+            "optimizer", optimizer.variables, index.get("optimizer_variables", [])
+        )
         problems, matched = problems + found, matched + pairs
     if problems:
         raise MismatchError(
@@ -71,7 +73,9 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
 
 def _check(model: keras.Model, path: Path) -> None:
     if not isinstance(model, keras.Model):
-        raise ExportTypeError(f"Received {model!r} of type {type(model)}. Expected a `keras.Model`.")
+        raise ExportTypeError(
+            f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
+        )
     if not model.built:
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so it has no variables to restore. "

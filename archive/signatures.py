@@ -51,7 +51,9 @@ def model_signature(model: keras.Model) -> list[Any]:
         ExportError: the model is not built, or does not tell its input shapes.
     """
     if not isinstance(model, keras.Model):
-        raise ExportTypeError(f"Received {model!r} of type {type(model)}. Expected a `keras.Model`.")
+        raise ExportTypeError(
+            f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
+        )
     if not model.built:
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so its inputs are not known. "
@@ -91,7 +93,9 @@ def _convert(spec: Any, name: str | None) -> Any:
         prefix = f"{name}_" if name and name != "inputs" else ""
         return {key: _convert(item, f"{prefix}{key}") for key, item in spec.items()}
     if isinstance(spec, list | tuple):
-        names = [f"{name}_{index}" if name and len(spec) > 1 else name for index in range(len(spec))]
+        names = [
+            f"{name}_{index}" if name and len(spec) > 1 else name for index in range(len(spec))
+        ]
         items = [_convert(item, item_name) for item, item_name in zip(spec, names, strict=True)]
         if isinstance(spec, tuple):
             return type(spec)(*items) if hasattr(spec, "_fields") else tuple(items)

@@ -64,4 +64,6 @@ def read_index(directory: Path) -> VariableIndex:
             for name, infos in content.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedVersionError(f"The variable index '{path}' cannot be used: {error!r}.") from error
+        raise DamagedVersionError(
+            f"The variable index '{path}' cannot be used: {error!r}."
+        ) from error

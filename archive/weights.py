@@ -209,4 +209,3 @@ class _Digest(threading.Thread):
 def _memory(tensor: tf.Tensor) -> Any:
     """The bytes of a tensor, shared with it where it is in host memory."""
     return np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8)
-

@@ -55,7 +55,9 @@ class Settings:
     def __post_init__(self) -> None:
         as_policy(self.keep)
         if self.on_error not in ("raise", "warn"):
-            raise ExportValueError(f"Received on_error={self.on_error!r}. Expected 'raise' or 'warn'.")
+            raise ExportValueError(
+                f"Received on_error={self.on_error!r}. Expected 'raise' or 'warn'."
+            )
         if not callable(self.endpoints):
             raise ExportTypeError(
                 f"Received endpoints={self.endpoints!r}. Expected a function (archive, model) that "

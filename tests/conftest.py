@@ -1,0 +1,19 @@
+"""What every test shares: a directory of its own to work in, and silence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports TensorFlow: it logs about the machine when it starts.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in an empty directory, where defaults such as ``logs`` may land."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
