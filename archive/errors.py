@@ -31,6 +31,10 @@ class BackendError(ExportError, NotImplementedError):
     """Keras runs on a backend other than TensorFlow."""
 
 
+class StorageError(ExportError, OSError):
+    """A base directory cannot be read or written: it is full, read-only or no directory."""
+
+
 class VersionNotFoundError(ExportError, LookupError):
     """The base directory has no such version."""
 

@@ -55,11 +55,20 @@ def identity_of(stat: os.stat_result) -> tuple[int, ...]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give `target` the contents of `source`, sharing its bytes where the file system can."""
+    """Make `target` the same as `source`, sharing its bytes where the file system can.
+
+    A symbolic link stays one: what it points to is not read.
+
+    Raises:
+        FileExistsError: there is a `target`. It is left alone, because writing
+            to it would write to every version that it is linked from.
+    """
     try:
-        os.link(source, target)
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, target, follow_symlinks=False)
 
 
 def relative_files(root: Path) -> Iterator[str]:

@@ -47,12 +47,16 @@ class Objective:
             return True
         return value < best - min_delta if self.mode == "min" else value > best + min_delta
 
+    def ranked(self, records: Iterable[ExportRecord]) -> list[ExportRecord]:
+        """The records that measured it, best first; of equals, the one published first."""
+        sign = 1 if self.mode == "min" else -1
+        ranks = {
+            (sign * value, record.version): record
+            for record in records
+            if (value := record.measured(self.monitor)) is not None
+        }
+        return [ranks[rank] for rank in sorted(ranks)]
+
     def best(self, records: Iterable[ExportRecord]) -> ExportRecord | None:
-        """The record with the best finite value; of equals, the one published first."""
-        best: ExportRecord | None = None
-        best_value: float | None = None
-        for record in sorted(records, key=lambda record: record.version):
-            value = record.measured(self.monitor)
-            if value is not None and self.improves(value, best_value):
-                best, best_value = record, value
-        return best
+        """The first of `ranked`, or None if there is none."""
+        return next(iter(self.ranked(records)), None)

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+import operator
+import os
+import stat
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .errors import DamagedVersionError
-from .objective import Objective
+from .objective import Mode, Objective
+from .versions import parse
+
+Scalar: TypeAlias = str | int | float | bool | None
 
 SCHEMA = 1
 MANIFEST = "assets.extra/export.json"
@@ -91,7 +98,7 @@ class ExportRecord:
     step: int | None
     reason: str
     monitor: str | None
-    mode: str | None
+    mode: Mode | None
     value: float | None
     metrics: Mapping[str, float]
     endpoints: Mapping[str, EndpointInfo]
@@ -104,32 +111,33 @@ class ExportRecord:
     files: Mapping[str, FileInfo]
     trial: str | None = None
     execution: int | None = None
-    hyperparameters: Mapping[str, Any] | None = None
+    hyperparameters: Mapping[str, Scalar] | None = None
 
     def measured(self, monitor: str) -> float | None:
-        """The value of a metric at the export, or None."""
-        if monitor == self.monitor and self.value is not None:
-            return self.value
-        return self.metrics.get(monitor)
+        """The value of a metric at the export, or None if it had no finite one."""
+        value = self.value if monitor == self.monitor else None
+        value = self.metrics.get(monitor) if value is None else value
+        return value if value is not None and math.isfinite(value) else None
 
     @property
     def objective(self) -> Objective | None:
         """The metric and direction this version was exported for, if any."""
-        if self.monitor is None or self.mode not in ("min", "max"):
-            return None
-        return Objective(self.monitor, "min" if self.mode == "min" else "max")
+        return Objective(self.monitor, self.mode) if self.monitor and self.mode else None
 
     def to_json(self) -> str:
-        """The manifest's text."""
-        content = {"schema": SCHEMA} | {
-            field.name: _plain(getattr(self, field.name))
-            for field in fields(self)
-            if field.name != "path"
-        }
+        """The manifest's text.
+
+        Raises:
+            ValueError: a number is not finite.
+            TypeError: something has no place in JSON.
+        """
+        content = {"schema": SCHEMA} | asdict(self)
+        del content["path"]
         for name in ("trial", "execution", "hyperparameters"):
             if content[name] is None:
                 del content[name]
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        # `default` takes the integers of NumPy, which a step or epoch may be.
+        return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
 
 
 def read_record(version_dir: Path) -> ExportRecord:
@@ -141,25 +149,45 @@ def read_record(version_dir: Path) -> ExportRecord:
     """
     path = version_dir / MANIFEST
     try:
-        if path.is_symlink() or path.parent.is_symlink():
-            raise ValueError("it is reached through a symbolic link")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
-        content = json.loads(
-            path.read_bytes(), parse_constant=_no_constant, parse_float=_finite_float
-        )
-        return _from_content(content, version_dir)
+        # Neither a link out of the version, nor a pipe to wait on for ever.
+        if path.parent.is_symlink() or not stat.S_ISREG(os.lstat(path).st_mode):
+            raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        raise DamagedVersionError(f"The manifest '{path}' cannot be used: {error}.") from error
+    except OSError as error:
+        raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
+    return parse_record(content, version_dir)
 
 
-def _from_content(content: Any, version_dir: Path) -> ExportRecord:
+def parse_record(content: bytes, version_dir: Path) -> ExportRecord:
+    """The record in the `content` of the manifest of `version_dir`.
+
+    Raises:
+        DamagedVersionError: it is not one that `ExportRecord.to_json` writes.
+    """
+    try:
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+        parsed = json.loads(
+            content.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite_float,
+            parse_int=_int64,
+        )
+        return _from_json(parsed, version_dir)
+    except (ValueError, RecursionError) as error:
+        raise DamagedVersionError(
+            f"The manifest '{version_dir / MANIFEST}' cannot be used: {error}."
+        ) from error
+
+
+def _from_json(content: Any, version_dir: Path) -> ExportRecord:
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, found {type(content).__name__}")
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA}, found {content.get('schema')!r}")
+    if _checked(content.get("schema"), int, "schema") != SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, found {content['schema']}")
     hints = typing.get_type_hints(ExportRecord)
     values: dict[str, Any] = {"path": version_dir}
     for field in fields(ExportRecord):
@@ -169,51 +197,37 @@ def _from_content(content: Any, version_dir: Path) -> ExportRecord:
         if field.name not in content and not optional:
             raise ValueError(f"'{field.name}' is missing")
         values[field.name] = _checked(content.get(field.name), hints[field.name], field.name)
-    if str(values["version"]) != version_dir.name:
-        raise ValueError(f"it says version {values['version']}, its directory {version_dir.name}")
+    if values["version"] != parse(version_dir.name):
+        raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")
     return ExportRecord(**values)
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`, or a ValueError naming the place."""
+    """`value` from JSON as the type `hint`, or a ValueError naming the place."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return _checked(value, inner, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"'{where}' is not a list")
-        return tuple(_checked(item, args[0], where) for item in value)
-    if origin is not None:
-        if not isinstance(value, dict):
-            raise ValueError(f"'{where}' is not an object")
-        return {key: _checked(item, args[1], f"{where}.{key}") for key, item in value.items()}
-    if hasattr(hint, "__dataclass_fields__"):
-        inner_hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict) or value.keys() != inner_hints.keys():
-            raise ValueError(f"'{where}' does not have exactly {sorted(inner_hints)}")
-        return hint(
-            **{key: _checked(value[key], inner_hints[key], f"{where}.{key}") for key in inner_hints}
-        )
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        for kind in args:
+            with suppress(ValueError):
+                return _checked(value, kind, where)
+    elif origin is typing.Literal:
+        if value in args:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_checked(item, args[0], where) for item in value)
+    elif origin is not None:
+        if isinstance(value, dict):
+            return {key: _checked(item, args[1], f"{where}.{key}") for key, item in value.items()}
+    elif is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        if isinstance(value, dict) and value.keys() == hints.keys():
+            return hint(**{key: _checked(value[key], hints[key], f"{where}.{key}") for key in hints})
+    elif hint is float and type(value) is int:
         return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"'{where}' is {value!r:.80}, expected {hint.__name__}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
+    elif type(value) is hint:  # Not isinstance: a bool is no number.
+        return value
+    expected = hint.__name__ if isinstance(hint, type) else str(hint)
+    raise ValueError(f"'{where}' is {value!r:.80}, expected {expected}")
 
 
 def _no_constant(text: str) -> float:
@@ -225,3 +239,9 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} does not fit a float")
     return value
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text:.80} does not fit an int64")
+    return int(text)

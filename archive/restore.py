@@ -16,7 +16,8 @@ from .errors import DamagedVersionError, ExportTypeError, ExportValueError, Mism
 from .variable_index import VariableInfo, read_index
 from .versions import parse
 
-_COUNTED = re.compile(r"_\d+$")
+# What Keras adds to the name of a layer it has made before, in a variable's path.
+_COUNT = re.compile(r"_\d+(?=[/_]|$)")
 
 
 def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
@@ -52,13 +53,12 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     _check(model, path)
     index = read_index(path)
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
     problems, matched = _match("model", model.variables, index.get("variables", []))
     if optimizer is not None:
-        found, pairs = _match(
-            "optimizer", optimizer.variables, index.get("optimizer_variables", [])
-        )
+        stored = index.get("optimizer_variables", [])
+        if not optimizer.built and len(stored) > len(optimizer.variables):
+            optimizer.build(model.trainable_variables)
+        found, pairs = _match("optimizer", optimizer.variables, stored)
         problems, matched = problems + found, matched + pairs
     if problems:
         raise MismatchError(
@@ -113,9 +113,8 @@ def _described(variable: Any) -> VariableInfo:
 
 
 def _comparable(info: VariableInfo) -> tuple[Any, ...]:
-    """What must be equal. Keras counts up the names of layers built again: not these."""
-    names = [_COUNTED.sub("", name) for name in info.path.split("/")]
-    return names, info.shape, info.dtype
+    """What must be equal: all but the counts in the names of layers made again."""
+    return _COUNT.sub("", info.path), info.shape, info.dtype
 
 
 def _text(info: VariableInfo | None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from .errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
@@ -72,13 +71,8 @@ class KeepBest(RetentionPolicy):
         Objective(self.monitor, self.mode)
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
-        sign = 1 if self.mode == "min" else -1
-        ranked = sorted(
-            (sign * value, record.version)
-            for record in records
-            if (value := record.measured(self.monitor)) is not None
-        )
-        return {version for _, version in ranked[: self.n]}
+        ranked = Objective(self.monitor, self.mode).ranked(records)
+        return {record.version for record in ranked[: self.n]}
 
 
 @dataclass(frozen=True)
@@ -110,11 +104,9 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     objective that some version was exported for: "best" is read from the
     committed versions, so losing it would let a worse model count as a record.
     """
-    if not records:
-        return []
-    objectives = {record.objective for record in records} - {None}
-    bests = [KeepBest(1, o.monitor, o.mode) for o in objectives if o is not None]
-    kept = reduce(RetentionPolicy.__or__, [KeepLatest(1), *bests], policy).keeps(records)
+    objectives = {record.objective for record in records}
+    bests = (KeepBest(1, objective.monitor, objective.mode) for objective in objectives if objective)
+    kept = KeepAny((policy, KeepLatest(1), *bests)).keeps(records)
     return sorted({record.version for record in records} - kept)
 
 

@@ -15,7 +15,7 @@ from .errors import ExportError
 MAX_VERSION = 2**63 - 1
 
 _CANONICAL = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_LENIENT = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
+_LENIENT = re.compile(r"\s*\+?0*([0-9]{1,19})\s*", re.ASCII)
 
 
 def parse(name: str) -> int | None:
@@ -57,7 +57,7 @@ def next_version(names: Iterable[str]) -> int:
     highest = max((claimed(name) or 0 for name in names), default=0)
     if highest == MAX_VERSION:
         raise ExportError(
-            f"The name {MAX_VERSION} is taken in the base directory and no version can be higher. "
-            "Rename or remove it: it was not written by this library."
+            f"The number {MAX_VERSION} is taken in the base directory and no version can be "
+            "higher. Rename or remove what bears it: it was not written by this library."
         )
     return highest + 1

@@ -22,7 +22,7 @@ from .metrics import finite_scalars, steps_taken
 from .triggers import EveryN, Moment, OnImprove, Unit
 
 
-class _ExportCallback(keras.callbacks.Callback):
+class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
     """What the callbacks share: an `Exporter` for the model in training."""
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
@@ -179,7 +179,7 @@ class ExportEveryN(_ExportCallback):
             # Keras turns every batch's logs into numbers, which waits for the
             # device, as soon as some callback has a batch hook. So it is there
             # only when it is needed.
-            self.on_train_batch_end = self._batch_end  # type: ignore[method-assign]
+            self.on_train_batch_end = self._batch_end
 
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()

@@ -149,7 +149,8 @@ class Exporter:
         self.model = model
         self.exports: list[ExportRecord] = []
         self._archive: ExportArchive | None = None
-        self._optimizer: tuple[Any, bool] | None = None
+        self._optimizer: Any = None
+        self._optimizer_was_built = False
         self._failures: list[ExportError] = []
         self._in_flight: list[_Request] = []
         self._space: Workspace | None = None
@@ -315,15 +316,13 @@ class Exporter:
     def _traced_archive(self) -> ExportArchive:
         """The archive, registered anew when the model has another optimizer."""
         optimizer = getattr(self.model, "optimizer", None)
-        state = (optimizer, optimizer is not None and optimizer.built)
-        if self._archive is None or self._optimizer is None:
+        is_built = optimizer is not None and optimizer.built
+        if self._archive is None or self._optimizer is not optimizer:
             self._archive = self._registered()
-        elif self._optimizer[0] is not optimizer:
-            self._archive = self._registered()
-        elif self._optimizer[1] != state[1]:
-            # The same optimizer, which has made its variables only now.
+        elif is_built and not self._optimizer_was_built:
+            # It has made its variables only now; what is traced does not use them.
             self._archive.take_collections(self._registered())
-        self._optimizer = state
+        self._optimizer, self._optimizer_was_built = optimizer, is_built
         self._archive.trace()
         return self._archive
 
@@ -417,7 +416,8 @@ def _as_export_error(what: str, error: Exception) -> ExportError:
     if isinstance(error, ExportError):
         return error
     failure = ExportError(f"{what}: {type(error).__name__}: {error}")
-    failure.__cause__ = error
+    # Keras's traceback filter drops the cause of what passes through `fit`.
+    failure.__cause__ = failure.__context__ = error
     return failure
 
 

@@ -1,0 +1,63 @@
+"""Small models and data that the tests train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+CLASSES = 3
+FEATURES = 4
+
+
+def data(rows: int = 32, seed: int = 0) -> tuple[Any, Any]:
+    """Features of shape (rows, 4) and labels of shape (rows,)."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, FEATURES)).astype("float32")
+    return x, (np.abs(x).sum(axis=1) * 1.3).astype("int64") % CLASSES
+
+
+def classifier(optimizer: Any = "adam", compiled: bool = True, **compile_options: Any) -> Any:
+    """A dense classifier with batch normalization and dropout, seeded."""
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    if compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"], **compile_options)
+    return model
+
+
+def state(model: Any) -> list[Any]:
+    """Every number of a model and its optimizer, as arrays."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    return [variable.numpy() for variable in variables]
+
+
+def assert_equal_state(one: list[Any], other: list[Any]) -> None:
+    """Bit for bit."""
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class Logs(keras.callbacks.Callback):
+    """Put given values into the logs of each epoch, as a metric of one's own."""
+
+    def __init__(self, name: str, values: list[float | None]) -> None:
+        super().__init__()
+        self._name = name
+        self._values = values
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and (value := self._values[epoch]) is not None:
+            logs[self._name] = value

@@ -1,0 +1,402 @@
+"""The callbacks in a real `fit`: when they export, and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.models import Logs, assert_equal_state, classifier, data, state
+
+from keras_export_callbacks import (
+    ExportDirectory,
+    ExportError,
+    ExportEveryN,
+    ExportOnImprove,
+    KeepBest,
+    KeepLatest,
+)
+
+
+def fit(callbacks: list[Any], epochs: int = 1, model: Any = None, **options: Any) -> Any:
+    model = model or classifier()
+    x, y = data()
+    model.fit(x, y, epochs=epochs, batch_size=8, verbose=0, callbacks=callbacks, **options)
+    return model
+
+
+def cause(error: BaseException) -> BaseException | None:
+    """What `error` was raised from. Keras's traceback filter drops `__cause__` in `fit`."""
+    return error.__cause__ or error.__context__
+
+
+def breaking_base_dir() -> Any:
+    """A callback that puts a file in the place of ``base`` in the first epoch."""
+
+    def replace(epoch: int, logs: Any) -> None:
+        if not Path("base").is_file():
+            Path("base").exists() and Path("base").rename("away")
+            Path("base").touch()
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=replace)
+
+
+def no_threads_left() -> bool:
+    return not [t for t in threading.enumerate() if t.name.startswith("keras-export")]
+
+
+class TestEveryN:
+    def test_exports_after_every_second_epoch(self) -> None:
+        callback = ExportEveryN("base", n=2, log_dir=None)
+        fit([callback], epochs=5)
+        assert [(e.version, e.epoch, e.step) for e in callback.exports] == [(1, 1, 8), (2, 3, 16)]
+        assert [e.reason for e in callback.exports] == ["every 2 epochs"] * 2
+        assert ExportDirectory("base").versions() == [1, 2]
+        assert callback.last_export == ExportDirectory("base").latest()
+
+    @pytest.mark.parametrize("steps_per_execution", [1, 4, 16])
+    def test_exports_at_the_first_callback_after_every_tenth_step(
+        self, steps_per_execution: int
+    ) -> None:
+        x, y = data(rows=23)
+        seen: list[int] = []
+        model = classifier(steps_per_execution=steps_per_execution)
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: seen.append(int(model.optimizer.iterations))
+        )
+        callback = ExportEveryN("base", n=10, unit="batch", log_dir=None)
+        model.fit(x, y, epochs=3, batch_size=1, verbose=0, callbacks=[watch, callback])
+        expected = [
+            min(step for step in seen if step >= multiple) for multiple in range(10, 70, 10)
+        ]
+        assert [e.step for e in callback.exports] == list(dict.fromkeys(expected))
+
+    def test_exports_after_seconds_of_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter(range(0, 1000, 3))
+        monkeypatch.setattr("keras_export_callbacks.callbacks.time.monotonic", lambda: next(clock))
+        callback = ExportEveryN("base", n=6, unit="second", log_dir=None)
+        fit([callback], epochs=2)
+        # The clock is read at the start, after each of 8 batches and 2 epochs: 0, 3, … 30.
+        assert [e.step for e in callback.exports] == [2, 4, 5, 7, 8]
+
+    def test_an_epoch_trigger_adds_no_batch_hook(self) -> None:
+        default = keras.callbacks.Callback().on_train_batch_end
+        assert ExportEveryN("base").on_train_batch_end.__func__ is default.__func__  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("n", [0, -1, 1.5, "3", None, True, math.nan])
+    def test_refuses_what_is_no_count(self, n: Any) -> None:
+        with pytest.raises(ExportError, match="Expected a positive int"):
+            ExportEveryN("base", n=n)
+
+    def test_refuses_an_unknown_unit(self) -> None:
+        with pytest.raises(ValueError, match="'epoch', 'batch' or 'second'"):
+            ExportEveryN("base", unit="step")  # type: ignore[arg-type]
+
+
+class TestOnImprove:
+    values = (math.nan, None, math.inf, 0.5, 0.5, 0.4999, 0.3)
+
+    def callback(self, **options: Any) -> ExportOnImprove:
+        options = {"mode": "min", "min_delta": 0.01, "log_dir": None} | options
+        return ExportOnImprove("base", "score", **options)
+
+    def test_exports_exactly_when_the_metric_improves(self) -> None:
+        callback = self.callback()
+        fit([Logs("score", list(self.values)), callback], epochs=7)
+        assert [(e.epoch, e.value) for e in callback.exports] == [(3, 0.5), (6, 0.3)]
+        assert {(e.monitor, e.mode, e.reason) for e in callback.exports} == {
+            ("score", "min", "improved")
+        }
+
+    def test_a_restarted_run_publishes_nothing_worse(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        again = self.callback()
+        fit([Logs("score", [0.4]), again])
+        assert again.exports == []
+        assert ExportDirectory("base").versions() == [1]
+
+    def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        again = self.callback(baseline=0.5)
+        fit([Logs("score", [0.6, 0.45, 0.46, 0.4]), again], epochs=4)
+        assert [e.value for e in again.exports] == [0.45, 0.4]
+
+    def test_finds_the_direction_that_keras_knows(self) -> None:
+        callback = ExportOnImprove("base", "val_accuracy", log_dir=None)
+        fit([callback], validation_data=data(seed=1))
+        assert callback.exports[0].mode == "max"
+
+    def test_never_guesses_a_direction(self) -> None:
+        with pytest.raises(ExportError, match="mode='max' if higher is better"):
+            fit([Logs("score", [1.0]), ExportOnImprove("base", "score", log_dir=None)])
+
+    def test_tells_an_unknown_direction_before_training_where_metrics_are_known(self) -> None:
+        model = fit([])
+        before = int(model.optimizer.iterations)
+        with pytest.raises(ExportError, match="does not say"):
+            fit([ExportOnImprove("base", "score", log_dir=None)], model=model)
+        assert int(model.optimizer.iterations) == before
+
+    def test_a_metric_missing_in_some_epochs_is_no_error(self) -> None:
+        callback = ExportOnImprove("base", "val_loss", log_dir=None)
+        fit([callback], epochs=4, validation_data=data(seed=1), validation_freq=2)
+        assert callback.exports[0].epoch == 1
+
+    def test_a_metric_never_seen_is_an_error_that_names_the_others(self) -> None:
+        with pytest.raises(ExportError, match=r"'val_loss' was never.*\['accuracy', 'loss'\]"):
+            fit([ExportOnImprove("base", log_dir=None)])
+        with pytest.warns(UserWarning, match="never in the logs"):
+            fit([ExportOnImprove("base", log_dir=None, on_error="warn")])
+
+    @pytest.mark.parametrize(
+        "options", [{"mode": "best"}, {"min_delta": "x"}, {"baseline": math.nan}, {"monitor": 3}]
+    )
+    def test_refuses_bad_arguments(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ExportError, match="Received .* Expected"):
+            ExportOnImprove("base", **options)
+
+
+class TestBoth:
+    @pytest.mark.parametrize(
+        "options",
+        [{"on_error": "ignore"}, {"endpoints": "serve"}, {"keep": 0}, {"keep": "all"}, {"on_export": 1}],
+    )
+    def test_refuses_bad_arguments(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ExportError, match="Received .* Expected"):
+            ExportEveryN("base", **options)
+
+    def test_refuses_a_base_dir_that_is_a_file(self) -> None:
+        Path("base").touch()
+        with pytest.raises(ExportError, match="'base' is not a directory"):
+            ExportEveryN("base")
+        with pytest.raises(ExportError, match="'base' is not a directory"):
+            ExportOnImprove("base/deeper")
+
+    def test_training_is_not_perturbed(self) -> None:
+        histories, states, traces = [], [], []
+        for callbacks in [
+            [],
+            [
+                ExportEveryN("base", unit="batch", log_dir="logs"),
+                ExportOnImprove("best", "loss"),
+            ],
+        ]:
+            model = classifier()
+            count: list[int] = []
+            step = model.train_step
+            model.train_step = lambda data, step=step, count=count: count.append(1) or step(data)
+            x, y = data()
+            history = model.fit(
+                x, y, epochs=3, batch_size=8, verbose=0, shuffle=False, callbacks=callbacks
+            )
+            histories.append(history.history)
+            states.append(state(model))
+            traces.append(len(count))
+        assert histories[0] == histories[1]
+        assert traces[0] == traces[1]
+        assert_equal_state(*states)
+        assert len(ExportDirectory("base").versions()) == 12
+
+    def test_every_version_is_what_the_model_was_at_that_epoch(self) -> None:
+        x, _ = data()
+        outputs, optimizers = [], []
+        model = classifier()
+
+        def remember(epoch: int, logs: Any) -> None:
+            outputs.append(model(x, training=False).numpy())
+            optimizers.append([variable.numpy() for variable in model.optimizer.variables])
+
+        callback = ExportEveryN("base", log_dir=None)
+        fit([keras.callbacks.LambdaCallback(on_epoch_end=remember), callback], 3, model)
+        for record, expected, optimizer in zip(callback.exports, outputs, optimizers, strict=True):
+            revived = tf.saved_model.load(str(record.path))
+            np.testing.assert_array_equal(revived.serve(x), expected)
+            serving = revived.signatures["serving_default"](tf.constant(x))
+            np.testing.assert_array_equal(serving["output_0"], expected)
+            assert_equal_state([v.numpy() for v in revived.optimizer_variables], optimizer)
+
+    def test_call_training_drops_out_and_uses_batch_statistics(self) -> None:
+        callback = ExportEveryN("base", log_dir=None)
+        model = fit([callback])
+        x, _ = data()
+        before = state(model)
+        revived = tf.saved_model.load(str(callback.exports[0].path))
+        moving_mean = next(v for v in revived.non_trainable_variables if v.shape == (8,))
+        was = moving_mean.numpy()
+        first, second = revived.call_training(x).numpy(), revived.call_training(x).numpy()
+        assert not np.array_equal(first, second)
+        assert not np.array_equal(moving_mean.numpy(), was)
+        np.testing.assert_array_equal(revived.serve(x).shape, first.shape)
+        assert_equal_state(before, state(model))
+
+    def test_several_fits_go_on_in_one_directory(self) -> None:
+        callback = ExportEveryN("base", log_dir=None)
+        model = fit([callback], epochs=2)
+        fit([callback], epochs=1, model=model)
+        assert [e.version for e in callback.exports] == [1, 2, 3]
+        assert callback.exports[-1].graph_reused
+        fit([callback], epochs=1, model=classifier())
+        assert [e.version for e in callback.exports] == [1, 2, 3, 4]
+
+    def test_copies_are_of_their_own(self) -> None:
+        callback = ExportEveryN("base", unit="batch", n=2, log_dir=None)
+        first, second, same = copy.deepcopy([callback, ExportOnImprove("best", "loss"), callback])
+        assert first is same
+        assert first is not callback
+        fit([first, second])
+        again = copy.deepcopy(first)
+        assert again.exports == first.exports
+        fit([again])
+        assert len(again.exports) == 4
+        assert len(first.exports) == 2
+        assert callback.exports == []
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_fit_left_by_an_exception_loses_no_export(self, error: type[BaseException]) -> None:
+        def stop(epoch: int, logs: Any) -> None:
+            if epoch == 1:
+                raise error("stop")
+
+        callback = ExportEveryN("base", log_dir=None)
+        with pytest.raises(error, match="stop"):
+            fit([callback, keras.callbacks.LambdaCallback(on_epoch_end=stop)], epochs=3)
+        assert [e.epoch for e in callback.exports] == [0, 1]
+        assert no_threads_left()
+        assert sorted(p.name for p in Path("base").iterdir()) == ["1", "2"]
+        assert [ExportDirectory("base").verify(v) for v in (1, 2)] == [[], []]
+
+    def test_early_stopping(self) -> None:
+        callback = ExportEveryN("base", log_dir=None)
+        fit([keras.callbacks.EarlyStopping("loss", mode="max", patience=0), callback], epochs=9)
+        assert 0 < len(callback.exports) < 9
+        assert no_threads_left()
+        assert not Path("base/.staging").exists()
+
+    def test_retention_follows_each_export(self) -> None:
+        keep = KeepLatest(1) | KeepBest(1, monitor="score", mode="min")
+        callback = ExportEveryN("base", keep=keep, log_dir=None)
+        fit([Logs("score", [3.0, 1.0, 2.0, 4.0]), callback], epochs=4)
+        assert ExportDirectory("base").versions() == [2, 4]
+        assert len(callback.exports) == 4
+
+    def test_manifest_tells_what_was_exported(self) -> None:
+        callback = ExportOnImprove("base", "val_loss", log_dir=None)
+        model = fit([callback], validation_data=data(seed=1))
+        record = ExportDirectory("base").record(1)
+        assert record == callback.exports[0]
+        assert set(record.metrics) == {"accuracy", "loss", "val_accuracy", "val_loss"}
+        assert record.value == record.metrics["val_loss"]
+        assert set(record.endpoints) == {"serve", "serving_default", "call_training"}
+        assert record.endpoints["serve"].inputs["inputs"].shape == (None, 4)
+        assert record.collections == {"optimizer_variables": len(model.optimizer.variables)}
+        assert record.libraries["keras"] == keras.__version__
+        assert record.bytes == sum(info.size for info in record.files.values())
+
+    def test_on_export_sees_each_record_and_may_read_the_callback(self) -> None:
+        seen: list[Any] = []
+        callback = ExportEveryN(
+            "base", log_dir=None, on_export=lambda record: seen.append((record, callback.exports))
+        )
+        fit([callback], epochs=2)
+        assert [record for record, _ in seen] == callback.exports
+        assert [len(exports) for _, exports in seen] == [1, 2]
+
+    def test_a_failing_on_export_takes_nothing_back(self) -> None:
+        def fail(record: Any) -> None:
+            raise OSError("disk on fire")
+
+        callback = ExportEveryN("base", log_dir=None, on_export=fail)
+        with pytest.raises(ExportError, match="was published, but.*disk on fire") as raised:
+            fit([callback])
+        assert isinstance(cause(raised.value), OSError)
+        assert ExportDirectory("base").versions() == [1]
+
+    def test_a_failing_export_is_reported_once_with_its_cause(self) -> None:
+        callback = ExportEveryN("base", log_dir=None)
+        model = fit([callback])
+        with pytest.raises(ExportError, match="An export to 'base' failed") as raised:
+            fit([breaking_base_dir(), callback], epochs=3, model=model)
+        assert isinstance(cause(raised.value), OSError)
+        Path("base").unlink()
+        fit([callback], epochs=1, model=model)
+        assert [e.version for e in callback.exports] == [1, 1]
+
+    def test_a_failing_export_can_be_warned_of_instead(self) -> None:
+        callback = ExportEveryN("base", log_dir=None, on_error="warn")
+        with pytest.warns(UserWarning, match="An export to 'base' failed"):
+            model = fit([breaking_base_dir(), callback], epochs=2)
+        assert int(model.optimizer.iterations) == 8
+        assert callback.exports == []
+
+    def test_a_subclassed_model_is_exported_once_it_is_built(self) -> None:
+        class Model(keras.Model):
+            def __init__(self) -> None:
+                super().__init__()
+                self.dense = keras.layers.Dense(3)
+
+            def call(self, x: Any) -> Any:
+                return self.dense(x)
+
+        model = Model()
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        callback = ExportEveryN("base", log_dir=None)
+        fit([callback], model=model)
+        revived = tf.saved_model.load("base/1")
+        x, _ = data()
+        np.testing.assert_array_equal(revived.serve(x), model(x))
+
+    def test_a_bad_endpoint_is_told_before_training(self) -> None:
+        def endpoints(archive: Any, model: Any) -> None:
+            archive.add_endpoint("serve", model.call, [tf.TensorSpec((None, 99))])
+
+        model = classifier()
+        with pytest.raises(ExportError, match="'serve' cannot be traced"):
+            fit([ExportEveryN("base", endpoints=endpoints)], model=model)
+        assert int(model.optimizer.iterations) == 0
+
+    def test_recompiling_exports_the_new_optimizer(self) -> None:
+        callback = ExportEveryN("base", log_dir=None)
+        model = fit([callback])
+        model.compile(keras.optimizers.SGD(momentum=0.9), "sparse_categorical_crossentropy")
+        fit([callback], model=model)
+        adam, sgd = (tf.saved_model.load(str(e.path)).optimizer_variables for e in callback.exports)
+        assert len(adam) > len(sgd) == len(model.optimizer.variables)
+
+    def test_silent_unless_told_otherwise(self, own_directory: Path) -> None:
+        script = (
+            "from support.models import classifier, data\n"
+            "from keras_export_callbacks import ExportEveryN\n"
+            "import logging, sys\n"
+            "logging.basicConfig(stream=sys.stdout, level=logging.DEBUG)\n"
+            "print('begin', flush=True); print('begin', file=sys.stderr, flush=True)\n"
+            "classifier().fit(*data(), epochs=2, verbose=0, callbacks=[\n"
+            "    ExportEveryN('base', verbose=int(sys.argv[1]))])\n"
+        )
+        for verbose in ("0", "1"):
+            ran = subprocess.run(
+                [sys.executable, "-c", script, verbose],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert ran.returncode == 0, ran.stderr
+            lines = ran.stdout.partition("begin\n")[2].splitlines()
+            assert ran.stderr.partition("begin\n")[2] == ""
+            assert len(lines) == (0 if verbose == "0" else 2)
+        assert lines[0].startswith("Exported version 3 (every epoch) to base/3; training waited ")
+
+
+def test_warnings_are_errors_here() -> None:
+    with pytest.raises(UserWarning, match="so"):
+        warnings.warn("so", stacklevel=1)

@@ -1,0 +1,132 @@
+"""TensorBoard: the events of each export, read back by TensorBoard itself."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import classifier, data
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from keras_export_callbacks import ExportError, ExportEveryN, ExportOnImprove, ExportRecord
+
+RUN = Path("logs/exports/base")
+
+
+def events(tag: str, run: Path = RUN) -> list[tuple[int, Any]]:
+    """Step and value of each event of a tag."""
+    accumulator = EventAccumulator(str(run), {"tensors": 0})
+    accumulator.Reload()
+    found = [(e.step, make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(tag)]
+    return [(step, _text(value.item())) for step, value in found]
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def tags(run: Path = RUN) -> set[str]:
+    accumulator = EventAccumulator(str(run), {"tensors": 0})
+    accumulator.Reload()
+    return set(accumulator.Tags()["tensors"])
+
+
+def export(**options: Any) -> list[ExportRecord]:
+    callback = ExportOnImprove("base", "val_loss", **options)
+    classifier().fit(
+        *data(), epochs=2, verbose=0, validation_data=data(seed=1), callbacks=[callback]
+    )
+    return callback.exports
+
+
+def test_scalars_and_summary_at_the_training_step() -> None:
+    records = export()
+    assert tags() == {
+        "export/version",
+        "export/val_loss",
+        "export/stall_seconds",
+        "export/write_seconds",
+        "export/size_bytes",
+        "export/summary",
+    }
+    steps = [record.step for record in records]
+    assert events("export/version") == [(step, i + 1) for i, step in enumerate(steps)]
+    for tag, name in [("val_loss", "value"), ("size_bytes", "bytes"), ("stall_seconds",) * 2]:
+        assert events(f"export/{tag}") == [
+            (record.step, pytest.approx(getattr(record, name), rel=1e-6)) for record in records
+        ]
+    summary = events("export/summary")[0][1]
+    assert summary.startswith("| export | |\n| --- | --- |\n| version | 1 |\n| path | `base/1` |")
+    assert "| endpoint `serve` | `inputs`: float32 (any, 4) → `output_0`: float32 (any, 3) |" in summary
+    assert f"| metric `val_loss` | {records[0].value:.6g} |" in summary
+
+
+def test_no_log_dir_writes_no_events() -> None:
+    assert len(export(log_dir=None)) > 0
+    assert not Path("logs").exists()
+
+
+def test_a_failed_export_leaves_no_success_events() -> None:
+    callback = ExportEveryN("base")
+    model = classifier()
+    model.fit(*data(), verbose=0, callbacks=[callback])
+    Path("base/1").rename("away")
+    Path("base").rmdir()
+
+    class BreakBaseDir(type(callback).__mro__[2]):  # type: ignore[misc]  # Keras's Callback.
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            Path("base").touch()
+
+    with pytest.raises(ExportError):
+        model.fit(*data(), verbose=0, callbacks=[BreakBaseDir(), callback])
+    assert [step for step, _ in events("export/version")] == [1]
+
+
+@pytest.mark.slow
+def test_a_real_tensorboard_shows_them() -> None:
+    records = export()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs", "--port", str(port)]
+    with subprocess.Popen(
+        [*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            root = f"http://127.0.0.1:{port}/data/plugin"
+            shown = poll(server, f"{root}/scalars/tags")
+            assert set(shown) == {"exports/base"}
+            assert set(shown["exports/base"]) == tags() - {"export/summary"}
+            points = poll(server, f"{root}/scalars/scalars?run=exports/base&tag=export/version")
+            assert [point[1:] for point in points] == [
+                [record.step, float(record.version)] for record in records
+            ]
+            texts = poll(server, f"{root}/text/text?run=exports/base&tag=export/summary")
+            assert [text["step"] for text in texts] == [record.step for record in records]
+            assert "<table>" in texts[0]["text"]
+        finally:
+            server.terminate()
+
+
+def poll(server: subprocess.Popen[bytes], url: str) -> Any:
+    """The JSON at `url`, once the server runs and has read the events."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "TensorBoard ended"
+        try:
+            with urllib.request.urlopen(url) as response:
+                if content := json.load(response):
+                    return content
+        except (urllib.error.URLError, ConnectionError):
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"Nothing at {url}")
