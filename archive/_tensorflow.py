@@ -14,6 +14,7 @@ from tensorflow.core.protobuf import (
     saved_model_pb2,
     trackable_object_graph_pb2,
 )
+from tensorflow.python.saved_model import save_context
 
 # An object whose attributes, under any name, become children of a SavedModel.
 # `tf.Module` is public but reserves names such as `variables`. Keras builds its
@@ -32,6 +33,17 @@ def concrete_functions(function: Any) -> list[Any]:
     `get_concrete_function` would need the arguments of each trace again.
     """
     return list(function._list_all_concrete_functions())
+
+
+def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> list[Any]:
+    """The traces of a `tf.function` that a SavedModel of it will hold, made now.
+
+    While TensorFlow saves, it traces a function again that was not traced in a
+    context like its own. It must not: layers run on the training thread, and
+    saving may not.
+    """
+    with save_context.save_context(options or tf.saved_model.SaveOptions()):
+        return list(function._list_all_concrete_functions_for_serialization())
 
 
 def signature_defs(saved_model: bytes) -> dict[str, Any]:

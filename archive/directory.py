@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeAlias
 
 from . import publish as publishing
-from .errors import DamagedVersionError, VersionNotFoundError
+from .errors import DamagedVersionError, ExportError, StorageError, VersionNotFoundError
 from .files import identity_of, link_or_copy, relative_files, sha256_of, sync
 from .objective import Mode, Objective
-from .record import MANIFEST, ExportRecord, read_record
+from .record import MANIFEST, ExportRecord, FileInfo, parse_record, read_record
 from .retention import RetentionPolicy, as_policy, removals
 from .versions import parse
+
+# A record, and the identity of the manifest it was read from.
+_Known: TypeAlias = tuple[tuple[int, ...], ExportRecord]
 
 
 class ExportDirectory:
@@ -37,7 +44,7 @@ class ExportDirectory:
 
     def __init__(self, base_dir: str | os.PathLike[str]) -> None:
         self.path = Path(base_dir)
-        self._known: dict[Path, tuple[tuple[int, ...], ExportRecord]] = {}
+        self._known: dict[Path, _Known] = {}
 
     def __repr__(self) -> str:
         return f"ExportDirectory({str(self.path)!r})"
@@ -68,7 +75,7 @@ class ExportDirectory:
         """
         path = self._path_of(version)
         try:
-            return self._read(path)
+            return self._read(path)[1]
         except FileNotFoundError:
             raise DamagedVersionError(
                 f"Version {version} in '{self.path}' has no '{MANIFEST}': "
@@ -77,51 +84,27 @@ class ExportDirectory:
 
     def records(self) -> list[ExportRecord]:
         """The records of all versions that have a readable manifest, ascending."""
-        found = []
+        found = {}
         for _, path in sorted(self._version_dirs().items()):
-            try:
-                found.append(self._read(path))
-            except (DamagedVersionError, OSError):
-                continue
-        return found
-
-    def _read(self, path: Path) -> ExportRecord:
-        """The record in `path`, read again only if its manifest was replaced."""
-        identity = identity_of(os.stat(path / MANIFEST))
-        if path not in self._known or self._known[path][0] != identity:
-            self._known[path] = (identity, read_record(path))
-        return self._known[path][1]
+            with contextlib.suppress(DamagedVersionError, FileNotFoundError):
+                found[path] = self._read(path)
+        self._known = found
+        return [record for _, record in found.values()]
 
     def verify(self, version: int) -> list[str]:
         """What is wrong with the files of a version; empty when it is sound.
 
-        Every file is compared with the size and digest in the manifest, so this
-        reads the whole version.
+        Every file but the manifest is compared with the size and digest in the
+        manifest, so this reads the whole version.
 
         Raises:
             VersionNotFoundError: there is no such version.
         """
-        path = self._path_of(version)
         try:
-            expected = dict(self.record(version).files)
+            record = self.record(version)
         except DamagedVersionError as error:
             return [str(error)]
-        problems = []
-        for name in sorted(relative_files(path)):
-            if name == MANIFEST:
-                continue
-            if name not in expected:
-                problems.append(f"'{name}' was added")
-                continue
-            info = expected.pop(name)
-            if (path / name).is_symlink() or not (path / name).is_file():
-                problems.append(f"'{name}' is not a regular file")
-            elif (size := (path / name).stat().st_size) != info.size:
-                problems.append(f"'{name}' has {size} bytes, {info.size} were published")
-            elif sha256_of(path / name) != info.sha256:
-                problems.append(f"'{name}' has other contents than were published")
-        problems += [f"'{name}' is missing" for name in sorted(expected)]
-        return problems
+        return _differences(record.path, record.files)
 
     def prune(self, policy: int | RetentionPolicy) -> list[int]:
         """Remove the versions that `policy` does not keep, and return their numbers.
@@ -136,7 +119,7 @@ class ExportDirectory:
         removed: list[int] = []
         if chosen is None or not (doomed := removals(chosen, self.records())):
             return removed
-        with publishing.workspace(self.path) as space:
+        with _clear_errors(self.path), publishing.workspace(self.path) as space:
             for version in doomed:
                 try:
                     publishing.remove(self.path / str(version), space)
@@ -159,7 +142,8 @@ class ExportDirectory:
             source_version_path: the directory of a version with a manifest.
 
         Raises:
-            ExportError: there is no such version, or it does not verify.
+            ExportError: there is no such version, it does not verify, or it
+                cannot be written here.
         """
         source = Path(source_version_path)
         version = parse(source.name)
@@ -168,16 +152,27 @@ class ExportDirectory:
                 f"Received source_version_path='{source}'. Expected the directory of a version, "
                 "whose name is its number, such as 'trials/trial_0/7'."
             )
-        if problems := ExportDirectory(source.parent).verify(version):
-            raise DamagedVersionError(f"'{source}' is not published: {'; '.join(problems)}.")
-        record = read_record(source)
+        record = ExportDirectory(source.parent).record(version)
         publishing.check_base_dir(self.path)
-        with publishing.workspace(self.path) as space:
+        with _clear_errors(self.path), publishing.workspace(self.path) as space:
             staged = space.stage()
-            for name in record.files:
-                (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(source / name, staged / name)
+            for name in relative_files(source):
+                if name != MANIFEST:
+                    (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                    link_or_copy(source / name, staged / name)
+            # The copy, so that what is published is what was verified.
+            if problems := _differences(staged, record.files):
+                raise DamagedVersionError(f"'{source}' is not published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.path)
+
+    def _read(self, path: Path) -> _Known:
+        """The record in `path`, read again only if its manifest was replaced."""
+        try:
+            identity = identity_of(os.lstat(path / MANIFEST))
+        except OSError:
+            identity = ()  # `read_record` says what is wrong.
+        known = self._known.get(path)
+        return known if known and known[0] == identity else (identity, read_record(path))
 
     def _path_of(self, version: int) -> Path:
         try:
@@ -198,8 +193,10 @@ class ExportDirectory:
                     if (version := parse(entry.name)) is not None
                     and entry.is_dir(follow_symlinks=False)
                 }
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise StorageError(f"'{self.path}' cannot be read: {error}.") from error
 
 
 def publish_record(
@@ -220,19 +217,57 @@ def publish_record(
 
     def finish(version: int) -> None:
         nonlocal record
-        record = replace(
-            record,
-            version=version,
-            created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            path=base_dir / str(version),
-        )
+        created = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        record = replace(record, version=version, created=created)
         if snapshot_time is not None:
             record = replace(record, write_seconds=time.perf_counter() - snapshot_time)
+        content = record.to_json().encode("utf-8")
+        # Read back, so that nothing is published that no one could read.
+        record = parse_record(content, base_dir / str(version))
         manifest = staged / MANIFEST
         manifest.parent.mkdir(exist_ok=True)
-        manifest.write_text(record.to_json(), encoding="utf-8")
+        manifest.write_bytes(content)
         for path in (manifest, manifest.parent, staged):
             sync(path)
 
     publishing.publish(staged, base_dir, finish)
     return record
+
+
+def _differences(root: Path, expected: Mapping[str, FileInfo]) -> list[str]:
+    """How the files below `root` differ from those `expected`, but for the manifest."""
+    found = set(relative_files(root)) - {MANIFEST}
+    problems = []
+    for name in sorted(found | expected.keys()):
+        if name not in expected:
+            problems.append(f"{name!r} was added")
+        elif name not in found:
+            problems.append(f"{name!r} is missing")
+        elif problem := _difference(root / name, expected[name]):
+            problems.append(f"{name!r} {problem}")
+    return problems
+
+
+def _difference(path: Path, expected: FileInfo) -> str | None:
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return "is not a regular file"
+        if status.st_size != expected.size:
+            return f"has {status.st_size} bytes, {expected.size} were published"
+        if sha256_of(path) != expected.sha256:
+            return "has other contents than were published"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+@contextlib.contextmanager
+def _clear_errors(base_dir: Path) -> Iterator[None]:
+    """Say of what the system refuses where it happened, as an error of ours."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except OSError as error:
+        raise StorageError(f"'{base_dir}' cannot be written: {error}.") from error

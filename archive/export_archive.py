@@ -96,8 +96,8 @@ class ExportArchive:
     def __init__(self) -> None:
         if keras.backend.backend() != "tensorflow":
             raise BackendError(
-                f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': set "
-                "the environment variable KERAS_BACKEND=tensorflow before importing keras."
+                f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': "
+                "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
             )
         self._endpoints: dict[str, tuple[Callable[..., Any], Endpoint]] = {}
         self._collections: dict[str, list[Any]] = {}

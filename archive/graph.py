@@ -28,8 +28,8 @@ from .files import KnownFile, relative_files
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import HostState, find_host_state, is_mutable_table
-from .variable_index import VariableIndex, VariableInfo, write_index
 from .signatures import endpoint_info, flat_outputs
+from .variable_index import VariableIndex, VariableInfo, write_index
 
 # The attributes of the root under which every variable and table can be found
 # again in the checkpoint, however else they are reachable.

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import ExportValueError
+from .errors import ExportValueError, StorageError
 from .files import sync, sync_tree
 from .versions import next_version
 
@@ -27,9 +27,9 @@ STAGING = ".staging"
 def check_base_dir(base_dir: Path) -> None:
     """Raise unless `base_dir` is, or can become, a directory we can write to."""
     existing = base_dir
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir():
+    if not os.path.isdir(existing):
         raise ExportValueError(
             f"Received base_dir='{base_dir}', but '{existing}' is not a directory. "
             "Expected a directory for versions, existing or to be made."
@@ -49,16 +49,20 @@ class Workspace:
     """
 
     def __init__(self, base_dir: Path) -> None:
-        self._base_dir = base_dir
+        self._staging = base_dir / STAGING
         sweep(base_dir)
+        base_dir.mkdir(parents=True, exist_ok=True)
+        # Until the lock is held, a writer that ends may remove `.staging`, and
+        # a sweeper may take the new directory for abandoned. Then try again.
         while True:
-            self._path = base_dir / STAGING / uuid.uuid4().hex
-            self._path.mkdir(parents=True)
+            _make_staging(self._staging)
+            self._path = self._staging / uuid.uuid4().hex
             with contextlib.suppress(FileNotFoundError):
-                self._lock = _open_locked(self._path)
-                if self._lock is None or _is_still(self._lock, self._path):
+                os.mkdir(self._path)
+                self._lock = _Lock(self._path)
+                if self._lock.is_on(self._path):
                     return
-            # A sweeper came between mkdir and lock, and took it for abandoned.
+                self._lock.release()
 
     def stage(self) -> Path:
         """A new empty directory to write one version in."""
@@ -69,9 +73,9 @@ class Workspace:
     def close(self) -> None:
         """Remove this corner and, if it was the last, ``.staging`` itself."""
         shutil.rmtree(self._path, ignore_errors=True)
-        _unlock(self._lock)
+        self._lock.release()
         with contextlib.suppress(OSError):
-            (self._base_dir / STAGING).rmdir()
+            self._staging.rmdir()
 
 
 @contextlib.contextmanager
@@ -95,7 +99,8 @@ def publish(staged: Path, base_dir: Path, finish: Callable[[int], None]) -> Path
             nothing is published.
     """
     sync_tree(staged)
-    with _exclusive(base_dir):
+    lock = _Lock(base_dir)
+    try:
         while True:
             version = next_version(os.listdir(base_dir))
             finish(version)
@@ -110,6 +115,8 @@ def publish(staged: Path, base_dir: Path, finish: Callable[[int], None]) -> Path
                 raise
             sync(base_dir)
             return target
+    finally:
+        lock.release()
 
 
 def remove(version_dir: Path, space: Workspace) -> None:
@@ -117,64 +124,87 @@ def remove(version_dir: Path, space: Workspace) -> None:
     doomed = space.stage() / version_dir.name
     os.rename(version_dir, doomed)
     sync(version_dir.parent)
-    shutil.rmtree(doomed.parent)
+    # It is gone for everyone; what cannot be deleted now is swept later.
+    shutil.rmtree(doomed.parent, ignore_errors=True)
 
 
 def sweep(base_dir: Path) -> None:
     """Delete what dead writers left in ``.staging``; never what a live one uses."""
     staging = base_dir / STAGING
-    if staging.is_symlink() or not staging.is_dir():
-        return
-    for path in staging.iterdir():
-        if path.is_symlink() or not path.is_dir():
+    try:
+        names = [] if staging.is_symlink() else os.listdir(staging)
+    except OSError:
+        return  # There is none, or it was just removed.
+    for path in (staging / name for name in names):
+        if path.is_symlink():
             continue
         try:
-            lock = _open_locked(path, wait=False)
+            lock = _Lock(path, wait=False)
         except OSError:
             continue  # Its owner lives, or it went away: either way not ours to take.
         try:
-            if lock is not None:
+            if lock.excludes and lock.is_on(path):
                 shutil.rmtree(path)
         except OSError as error:
             warnings.warn(f"Could not remove the abandoned '{path}': {error}.", stacklevel=2)
         finally:
-            _unlock(lock)
+            lock.release()
 
 
-@contextlib.contextmanager
-def _exclusive(base_dir: Path) -> Iterator[None]:
-    """Keep other writers of `base_dir` out for the length of a ``with`` block."""
-    lock = _open_locked(base_dir)
-    try:
-        yield
-    finally:
-        _unlock(lock)
+class _Lock:
+    """A lock on a directory, until it is released or this process ends.
 
+    Args:
+        path: the directory.
+        wait: False raises BlockingIOError when another holds it.
 
-def _open_locked(path: Path, wait: bool = True) -> int | None:
-    """Lock a directory; None where its file system has no such locks.
-
-    Raises:
-        BlockingIOError: another process holds it and `wait` is false.
+    Attributes:
+        excludes: False where the file system has no such locks.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+
+    def __init__(self, path: Path, wait: bool = True) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        _held.add(self)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.excludes = True
+        except BlockingIOError:
+            self.release()
+            raise
+        except OSError:
+            self.excludes = False
+
+    def is_on(self, path: Path) -> bool:
+        """Whether `path` is still the directory that was locked."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self in _held:
+            _held.remove(self)
+            os.close(self._descriptor)
 
 
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
-        # A forked child may share the descriptor: unlock, do not only close.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+_held: set[_Lock] = set()
 
 
-def _is_still(descriptor: int, path: Path) -> bool:
-    return os.path.samestat(os.fstat(descriptor), os.stat(path))
+def _release_in_child() -> None:
+    for lock in list(_held):
+        lock.release()
+
+
+# A forked child has a share in each lock, and would hold it after this process
+# died: a data loader's worker, say, while an export is written.
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _make_staging(staging: Path) -> None:
+    if staging.is_symlink():
+        raise StorageError(
+            f"'{staging}' is a symbolic link, from where versions may not be renamed. Remove it."
+        )
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(staging)

@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -191,12 +191,10 @@ def _from_json(content: Any, version_dir: Path) -> ExportRecord:
     hints = typing.get_type_hints(ExportRecord)
     values: dict[str, Any] = {"path": version_dir}
     for field in fields(ExportRecord):
-        if field.name == "path":
-            continue
-        optional = type(None) in typing.get_args(hints[field.name])
-        if field.name not in content and not optional:
+        if field.name in content and field.name != "path":
+            values[field.name] = _checked(content[field.name], hints[field.name], field.name)
+        elif field.name not in values and field.default is MISSING:
             raise ValueError(f"'{field.name}' is missing")
-        values[field.name] = _checked(content.get(field.name), hints[field.name], field.name)
     if values["version"] != parse(version_dir.name):
         raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")
     return ExportRecord(**values)
@@ -218,10 +216,11 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     elif origin is not None:
         if isinstance(value, dict):
             return {key: _checked(item, args[1], f"{where}.{key}") for key, item in value.items()}
-    elif is_dataclass(hint):
+    elif isinstance(hint, type) and is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         if isinstance(value, dict) and value.keys() == hints.keys():
-            return hint(**{key: _checked(value[key], hints[key], f"{where}.{key}") for key in hints})
+            items = {key: _checked(value[key], hints[key], f"{where}.{key}") for key in hints}
+            return hint(**items)
     elif hint is float and type(value) is int:
         return float(value)
     elif type(value) is hint:  # Not isinstance: a bool is no number.

@@ -105,7 +105,7 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     committed versions, so losing it would let a worse model count as a record.
     """
     objectives = {record.objective for record in records}
-    bests = (KeepBest(1, objective.monitor, objective.mode) for objective in objectives if objective)
+    bests = (KeepBest(1, each.monitor, each.mode) for each in objectives if each is not None)
     kept = KeepAny((policy, KeepLatest(1), *bests)).keeps(records)
     return sorted({record.version for record in records} - kept)
 

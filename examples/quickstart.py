@@ -38,7 +38,8 @@ for image, label, prediction in list(zip(images, labels, predicted))[:3]:
     print(f"\\nserved prediction {prediction}, the digit is a {label}")
     for row in (image[:, :, 0] * 9).round().astype(int):
         print("    " + "".join(2 * shade for shade in shades[row]))
-print(f"\\naccuracy on {len(images)} images that training never saw: {(predicted == labels).mean():.1%}")
+accuracy = (predicted == labels).mean()
+print(f"\\naccuracy on {len(images)} images that training never saw: {accuracy:.1%}")
 """
 
 

@@ -37,8 +37,8 @@ def infer_mode(monitor: str, model: keras.Model) -> Mode:
     if len(directions) == 1 and (mode := directions.pop()) is not None:
         return mode
     raise ExportValueError(
-        f"Received monitor={monitor!r} with mode='auto', but Keras does not say whether that metric "
-        "should rise or fall. Write mode='max' if higher is better, or mode='min' if lower is."
+        f"Received monitor={monitor!r} with mode='auto', but Keras does not say whether that "
+        "metric should rise or fall. Write mode='max' if higher is better, or mode='min' if lower is."
     )
 
 

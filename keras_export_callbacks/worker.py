@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ class Worker(Generic[T]):
 
     Args:
         background: False runs each job at once, on the thread that submits it.
-        finished: called on the job's thread when none is left.
+        finished: called on the job's thread when none is left; must not raise.
     """
 
     def __init__(self, background: bool, finished: Callable[[], None]) -> None:
@@ -28,24 +29,29 @@ class Worker(Generic[T]):
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Callable[[], T], Future[T]]] = deque()
         self._thread: threading.Thread | None = None
+        self._is_working = False
 
     def wait_for_room(self) -> None:
-        """Return when a job can be submitted without a second one waiting."""
+        """Return when a job can be submitted without a second one waiting.
+
+        At once if called by a job: what it would wait for is itself.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
+            if self._thread is not threading.current_thread():
+                self._changed.wait_for(lambda: not self._waiting)
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Run `job` after those before it; the future has its result or error."""
+        """Run `job` after those before it; the future has its result or error.
+
+        The future cannot be cancelled.
+        """
         future: Future[T] = Future()
-        if not self._background:
-            _run(job, future)
-            self._finished()
-            return future
-        with self._changed:
-            self._waiting.append((job, future))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="keras-export")
-                self._thread.start()
+        future.set_running_or_notify_cancel()
+        if not self._enqueue(job, future):
+            try:
+                _run(job, future)
+            finally:
+                self._finished()
         return future
 
     def wait(self) -> None:
@@ -55,18 +61,43 @@ class Worker(Generic[T]):
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def _enqueue(self, job: Callable[[], T], future: Future[T]) -> bool:
+        """Leave a job to the thread; False if there is none and none can be started."""
+        if not self._background:
+            return False
+        with self._changed:
+            if not self._is_working:
+                # A daemon's thread would be one as well, unless told not to.
+                thread = threading.Thread(target=self._work, name="keras-export", daemon=False)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False  # The interpreter is ending, or has too many threads.
+                self._thread, self._is_working = thread, True
+            self._waiting.append((job, future))
+        return True
+
     def _work(self) -> None:
         while True:
+            while self._run_next():
+                pass
+            self._finished()
             with self._changed:
                 if not self._waiting:
-                    self._finished()
-                    self._thread = None
+                    self._is_working = False
                     return
-                job, future = self._waiting.popleft()
-                self._changed.notify_all()
+
+    def _run_next(self) -> bool:
+        # A function of its own, so that a job and the snapshot it holds are not
+        # kept until the next one.
+        with self._changed:
+            if not self._waiting:
+                return False
+            job, future = self._waiting.popleft()
+            self._changed.notify_all()
+        with contextlib.suppress(BaseException):
             _run(job, future)
-            # A job holds its snapshot, which must not live on until the next one.
-            del job, future
+        return True
 
 
 def _run(job: Callable[[], T], future: Future[T]) -> None:
@@ -74,5 +105,7 @@ def _run(job: Callable[[], T], future: Future[T]) -> None:
         result = job()
     except BaseException as error:
         future.set_exception(error)
+        if not isinstance(error, Exception):
+            raise  # Such as Ctrl-C, which is not about the job.
     else:
         future.set_result(result)

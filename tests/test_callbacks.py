@@ -162,17 +162,23 @@ class TestOnImprove:
         "options", [{"mode": "best"}, {"min_delta": "x"}, {"baseline": math.nan}, {"monitor": 3}]
     )
     def test_refuses_bad_arguments(self, options: dict[str, Any]) -> None:
-        with pytest.raises(ExportError, match="Received .* Expected"):
+        with pytest.raises(ExportError, match=r"Received .* Expected"):
             ExportOnImprove("base", **options)
 
 
 class TestBoth:
     @pytest.mark.parametrize(
         "options",
-        [{"on_error": "ignore"}, {"endpoints": "serve"}, {"keep": 0}, {"keep": "all"}, {"on_export": 1}],
+        [
+            {"on_error": "ignore"},
+            {"endpoints": "serve"},
+            {"keep": 0},
+            {"keep": "all"},
+            {"on_export": 1},
+        ],
     )
     def test_refuses_bad_arguments(self, options: dict[str, Any]) -> None:
-        with pytest.raises(ExportError, match="Received .* Expected"):
+        with pytest.raises(ExportError, match=r"Received .* Expected"):
             ExportEveryN("base", **options)
 
     def test_refuses_a_base_dir_that_is_a_file(self) -> None:
@@ -316,7 +322,7 @@ class TestBoth:
             raise OSError("disk on fire")
 
         callback = ExportEveryN("base", log_dir=None, on_export=fail)
-        with pytest.raises(ExportError, match="was published, but.*disk on fire") as raised:
+        with pytest.raises(ExportError, match=r"was published, but.*disk on fire") as raised:
             fit([callback])
         assert isinstance(cause(raised.value), OSError)
         assert ExportDirectory("base").versions() == [1]

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 
-from keras_export_callbacks import ExportArchive, ExportDirectory, ExportError, Exporter
+from keras_export_callbacks import ExportArchive, ExportDirectory, Exporter, ExportError
 
 
 def train(model: Any, steps: int) -> None:
@@ -35,7 +35,11 @@ def test_a_gradient_tape_loop() -> None:
             train(model, 2)
             outputs.append(model(x, training=False).numpy())
             exporter.export(epoch=epoch, metrics={"loss": 1 / (epoch + 1), "nan": float("nan")})
-    assert [(e.version, e.step, e.epoch) for e in exporter.exports] == [(1, 2, 0), (2, 4, 1), (3, 6, 2)]
+    assert [(e.version, e.step, e.epoch) for e in exporter.exports] == [
+        (1, 2, 0),
+        (2, 4, 1),
+        (3, 6, 2),
+    ]
     assert exporter.exports[0].metrics == {"loss": 1.0}
     for record, expected in zip(exporter.exports, outputs, strict=True):
         revived = tf.saved_model.load(str(record.path))
@@ -129,13 +133,14 @@ def test_an_error_in_the_background_is_in_the_future_and_raised_once(
 
 def test_what_ends_the_block_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExportArchive, "write", lambda *_: 1 / 0)
-    with (
-        pytest.warns(UserWarning, match="ZeroDivisionError"),
-        pytest.raises(KeyError, match="loop"),
-        Exporter("base", classifier(), log_dir=None) as exporter,
-    ):
-        exporter.export()
-        raise KeyError("loop")
+
+    def loop() -> None:
+        with Exporter("base", classifier(), log_dir=None) as exporter:
+            exporter.export()
+            raise KeyError("loop")
+
+    with pytest.warns(UserWarning, match="ZeroDivisionError"), pytest.raises(KeyError):
+        loop()
 
 
 def test_exporting_twice_without_training_writes_no_variables_again() -> None:

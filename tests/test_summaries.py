@@ -66,7 +66,10 @@ def test_scalars_and_summary_at_the_training_step() -> None:
         ]
     summary = events("export/summary")[0][1]
     assert summary.startswith("| export | |\n| --- | --- |\n| version | 1 |\n| path | `base/1` |")
-    assert "| endpoint `serve` | `inputs`: float32 (any, 4) → `output_0`: float32 (any, 3) |" in summary
+    assert (
+        "| endpoint `serve` | `inputs`: float32 (any, 4) → `output_0`: float32 (any, 3) |"
+        in summary
+    )
     assert f"| metric `val_loss` | {records[0].value:.6g} |" in summary
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
-from keras_export_callbacks import ExportArchive, ExportError, ExportEveryN, Exporter, restore
+from keras_export_callbacks import ExportArchive, Exporter, ExportError, ExportEveryN, restore
 
 # Builds the model, optionally restores a version, trains epochs, and saves all state.
 TRAIN = """

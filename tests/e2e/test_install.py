@@ -28,7 +28,9 @@ def test_a_wheel_installs_into_an_empty_environment() -> None:
     subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "-o", ".", ROOT], check=True)
     (wheel,) = Path().glob("*.whl")
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {name for name in packed if not name.endswith(".dist-info")} == {"keras_export_callbacks"}
+    assert {name for name in packed if not name.endswith(".dist-info")} == {
+        "keras_export_callbacks"
+    }
     assert "keras_export_callbacks/py.typed" in zipfile.ZipFile(wheel).namelist()
     # TensorFlow is taken from here: installing it anew would only test TensorFlow.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "empty"], check=True)
@@ -43,7 +45,7 @@ def test_a_wheel_installs_into_an_empty_environment() -> None:
     here = next(path for path in sys.path if path.endswith("site-packages"))
     Path(packages, "others.pth").write_text(here)
     ran = subprocess.run(
-        ["empty/bin/python", "-c", USE], capture_output=True, text=True, check=False
+        ["empty/bin/python", "-E", "-c", USE], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "(1, 1)\n"

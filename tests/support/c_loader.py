@@ -160,10 +160,11 @@ def _library() -> Any:
         pointer, pointer, pointer, pointer, number, pointer, pointer, number,
         pointer, number, pointer, pointer,
     ]  # fmt: skip
-    for name in (
+    with_one_pointer = (
         "TF_TensorData TF_TensorType TF_NumDims TF_TensorByteSize TF_GetCode TF_Message "
         "TF_StringInit TF_StringGetDataPointer TF_StringGetSize"
-    ).split():
+    )
+    for name in with_one_pointer.split():
         getattr(library, name).argtypes = [pointer]
     return library
 
