@@ -4,6 +4,10 @@ Each also derives from the builtin that Keras raises for the same mistake, so
 that code written for `keras.export.ExportArchive` catches what it always did.
 """
 
+from __future__ import annotations
+
+from typing import cast
+
 
 class ExportError(Exception):
     """Base of every error raised by this library.
@@ -45,3 +49,21 @@ class DamagedVersionError(ExportError):
 
 class MismatchError(ExportError, ValueError):
     """A version's variables do not fit the model they should go into."""
+
+
+class UntrackedError(ExportError, AssertionError):
+    """An endpoint uses a table or variable that is not part of the archive."""
+
+
+def error_like(error: Exception) -> type[ExportError]:
+    """The kind of `ExportError` that is also of the builtin type that `error` is of."""
+    if isinstance(error, ValueError):
+        return ExportValueError
+    if isinstance(error, TypeError):
+        return ExportTypeError
+    builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    # A KeyError would print the message as it prints a key.
+    return cast(
+        "type[ExportError]",
+        type("ExportError", (ExportError, builtin), {"__str__": Exception.__str__}),
+    )

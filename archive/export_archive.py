@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import uuid
@@ -13,10 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, concrete_functions, fingerprint_for
+from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
+from .endpoint import Endpoint
 from .errors import BackendError, ExportTypeError, ExportValueError
 from .files import KnownFile, sync, sync_tree
-from .graph import FINGERPRINT, Endpoint, SavedGraph, ServableGraph
+from .graph import FINGERPRINT, SavedGraph, ServableGraph
 from .record import EndpointInfo, FileInfo
 from .resources import find_host_state
 from .signatures import tensor_specs
@@ -35,7 +37,7 @@ class _Plan:
 
     graph: ServableGraph
     token: _Token
-    options: tf.saved_model.SaveOptions | None
+    options: dict[str, Any] | None
     reader: StateReader
     saved: SavedGraph | None = None
 
@@ -74,8 +76,12 @@ class ExportArchive:
     traced again when endpoints, tracked objects, the set of variables, a
     `trainable` flag, or the vocabulary of a layer changed.
 
+    Args:
+        format: ``"saved_model"``, the only one; Keras's archive knows more.
+
     Raises:
         BackendError: Keras runs on another backend than TensorFlow.
+        ExportValueError: `format` is another one.
 
     Example:
 
@@ -93,13 +99,15 @@ class ExportArchive:
     TensorShape([4, 2])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, format: str = "saved_model") -> None:  # noqa: A002 (Keras's name)
+        if format != "saved_model":
+            raise ExportValueError(f"Received format={format!r}. Expected 'saved_model'.")
         if keras.backend.backend() != "tensorflow":
             raise BackendError(
                 f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': "
                 "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
             )
-        self._endpoints: dict[str, tuple[Callable[..., Any], Endpoint]] = {}
+        self._endpoints: dict[str, Endpoint] = {}
         self._collections: dict[str, list[Any]] = {}
         self._tracked: list[Any] = []
         self._plan: _Plan | None = None
@@ -191,14 +199,12 @@ class ExportArchive:
                 f"Received {', '.join(sorted(kwargs))}. These options of Keras's archive are for "
                 "the JAX backend; this archive runs on TensorFlow. Leave them out."
             )
-        if not callable(fn):
+        specs = None if input_signature is None else tensor_specs(input_signature)
+        if specs is not None and not callable(fn):
             raise ExportTypeError(f"Received fn={fn!r} for endpoint '{name}'. Expected a function.")
-        if input_signature is None:
-            endpoint = Endpoint(name, _traced_function(name, fn), None)
-        else:
-            endpoint = _wrapped(name, fn, tensor_specs(input_signature))
-        self._endpoints[name] = (fn, endpoint)
-        return endpoint.function
+        endpoint = Endpoint.of(name, fn, specs)
+        self._endpoints[name] = endpoint
+        return endpoint.returned
 
     def track_and_add_endpoint(
         self, name: str, resource: Any, input_signature: Any = None, **kwargs: Any
@@ -268,7 +274,7 @@ class ExportArchive:
             ExportValueError: there are no endpoints, one cannot be traced, or
                 `filepath` holds something that is no SavedModel.
         """
-        target = Path(filepath)
+        target = Path(os.path.abspath(filepath))
         _check_replaceable(target)
         snapshot = self.snapshot(options)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -282,7 +288,7 @@ class ExportArchive:
             shutil.rmtree(staged, ignore_errors=True)
         self.moved(target)
         if verbose:
-            print(self._summary(target))
+            print(self._summary(filepath))
 
     def trace(self, options: tf.saved_model.SaveOptions | None = None) -> None:
         """Trace the endpoints if that has to be done, which runs the layers' code.
@@ -294,16 +300,19 @@ class ExportArchive:
             raise ExportValueError(
                 "The archive has no endpoints. Register one with `add_endpoint` first."
             )
-        plan = self._plan
-        token = self._token()
-        if plan is not None and plan.token == token and _same_options(plan.options, options):
-            return
-        if plan is not None and plan.token.behaviour != token.behaviour:
-            self._wrap_again()
-        endpoints = [endpoint for _, endpoint in self._endpoints.values()]
-        graph = ServableGraph(endpoints, self._lists(), self._tracked)
+        wanted = _content(options)
+        if self._plan is not None:
+            token = self._token(self._plan.graph)
+            if self._plan.token == token and self._plan.options == wanted:
+                return
+            if self._plan.token.behaviour != token.behaviour:
+                self._endpoints = {
+                    name: endpoint.renewed() for name, endpoint in self._endpoints.items()
+                }
+        endpoints = list(self._endpoints.values())
+        graph = ServableGraph(endpoints, self._lists(), self._tracked, options)
         reader = StateReader(graph.variables, graph.tables)
-        self._plan = _Plan(graph, self._token(graph), options, reader)
+        self._plan = _Plan(graph, self._token(graph), wanted, reader)
 
     def snapshot(self, options: tf.saved_model.SaveOptions | None = None) -> Snapshot:
         """Read everything the artifact needs, now; on the thread that trains.
@@ -323,7 +332,7 @@ class ExportArchive:
         plan = snapshot.plan
         reused = plan.saved is not None
         if plan.saved is None:
-            plan.saved = plan.graph.save(directory, plan.options)
+            plan.saved = plan.graph.save(directory)
             plan.reader.trace()
         else:
             for name, file in plan.saved.files.items():
@@ -364,29 +373,20 @@ class ExportArchive:
     def _lists(self) -> dict[str, list[Any]]:
         return {name: self._variables(name) for name in VARIABLE_LISTS} | self._collections
 
-    def _token(self, graph: ServableGraph | None = None) -> _Token:
-        """What the graph depends on; the same as before if it need not be traced again."""
-        graph = graph or (self._plan.graph if self._plan else None)
-        state = graph.host_state if graph else None
-        if state and state.resources:
+    def _token(self, graph: ServableGraph) -> _Token:
+        """What `graph` depends on; the same as before if it need not be traced again."""
+        state = graph.host_state
+        if state.resources:
             # A layer may have replaced its table, so look for it again.
-            functions = [endpoint.function for _, endpoint in self._endpoints.values()]
+            functions = [endpoint.function for endpoint in self._endpoints.values()]
             state = find_host_state([*self._tracked, *functions])
-        layers = state.layers if state else []
+        lists = self._lists()
         return _Token(
-            behaviour=_Identities(
-                [
-                    *self._tracked,
-                    *self.variables,
-                    *(state.resources if state else ()),
-                    *(state.adapted() if state else ()),
-                    *(bool(layer.trainable) for layer in layers),
-                ]
-            ),
+            behaviour=_Identities([*self._tracked, *state.dependencies()]),
             contents=_Identities(
                 [
-                    *(endpoint for _, endpoint in self._endpoints.values()),
-                    *(item for pair in self._collections.items() for item in (pair[0], *pair[1])),
+                    *self._endpoints.values(),
+                    *(item for name, variables in lists.items() for item in (name, *variables)),
                 ]
             ),
         )
@@ -395,14 +395,12 @@ class ExportArchive:
         """Export the collections of `other` from now on, without tracing again."""
         self._collections = other._collections
 
-    def _wrap_again(self) -> None:
-        """Give every endpoint that can be traced again a new `tf.function`."""
-        for name, (fn, endpoint) in self._endpoints.items():
-            if endpoint.signature is not None:
-                self._endpoints[name] = (fn, _wrapped(name, fn, endpoint.signature))
-
     def _check_name(self, name: object, taken: Iterable[str] | None = None) -> None:
-        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+        if not isinstance(name, str):
+            raise ExportTypeError(
+                f"Received name={name!r} of type {type(name)}. Expected a string."
+            )
+        if not name.isidentifier() or name.startswith("_"):
             raise ExportValueError(
                 f"Received name={name!r}. Expected a Python identifier that does not start with "
                 "an underscore, because it becomes a method or attribute of the revived object."
@@ -415,10 +413,11 @@ class ExportArchive:
         if name in (taken if taken is not None else {*self._endpoints, *self._collections}):
             raise ExportValueError(f"Endpoint name '{name}' is already taken. Choose another.")
 
-    def _summary(self, path: Path) -> str:
+    def _summary(self, path: str | os.PathLike[str]) -> str:
+        assert self._plan is not None
         described = [
-            "\n".join([f"* Endpoint '{name}'", *_pretty(endpoint).split("\n")[1:]])
-            for name, (_, endpoint) in self._endpoints.items()
+            "\n".join([f"* Endpoint '{name}'", *_without_captures(text).split("\n")[1:]])
+            for name, text in self._plan.graph.describe().items()
         ]
         endpoints = "\n\n".join(described)
         return f"Saved artifact at '{path}'. The following endpoints are available:\n\n{endpoints}"
@@ -456,38 +455,16 @@ class _Token:
     contents: _Identities
 
 
-def _wrapped(name: str, fn: Callable[..., Any], signature: Any) -> Endpoint:
-    function = tf.function(fn, input_signature=signature, autograph=False)
-    return Endpoint(name, function, signature)
+def _without_captures(signature: str) -> str:
+    return signature.partition("\nCaptures:")[0]  # One line for each variable, without its name.
 
 
-def _traced_function(name: str, fn: Any) -> Any:
-    if not isinstance(fn, tf.types.experimental.GenericFunction):
-        raise ExportValueError(
-            f"Endpoint '{name}' has no input_signature, and its function is no `tf.function`. "
-            "Give the shape and dtype of each argument:\n\n"
-            f"archive.add_endpoint(\n    {name!r},\n    fn,\n"
-            "    input_signature=[keras.InputSpec(shape=(None, 3), dtype='float32')],\n)"
-        )
-    if not concrete_functions(fn):
-        raise ExportValueError(
-            f"The tf.function of endpoint '{name}' has never been called, so the shapes of its "
-            "arguments are not known. Call it once, or pass an `input_signature`."
-        )
-    return fn
-
-
-def _pretty(endpoint: Endpoint) -> str:
-    described = str(endpoint.trace().pretty_printed_signature(verbose=True))
-    return described.partition("\nCaptures:")[0]  # One line for each variable; they have no names.
-
-
-def _same_options(a: Any, b: Any) -> bool:
-    def content(options: Any) -> dict[str, Any]:
-        names = [name for name in dir(options) if not name.startswith("_")]
-        return {name: getattr(options, name) for name in names}
-
-    return a is b or (a is not None and b is not None and content(a) == content(b))
+def _content(options: tf.saved_model.SaveOptions | None) -> dict[str, Any] | None:
+    """What `options` say now, to be compared with what they say later."""
+    if options is None:
+        return None
+    names = [name for name in dir(options) if not name.startswith("_")]
+    return {name: copy.copy(getattr(options, name)) for name in names}
 
 
 def _write_fingerprint(content: bytes, directory: Path) -> FileInfo:

@@ -7,6 +7,7 @@ thread; saving runs none, so it may happen on any.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +20,16 @@ import tensorflow as tf
 from ._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
-    concrete_functions,
     signature_defs,
     state_keys,
 )
-from .errors import ExportError, ExportValueError
+from .endpoint import Endpoint, signature_of
+from .errors import ExportError, UntrackedError
 from .files import KnownFile, relative_files
 from .quiet import quiet
 from .record import EndpointInfo
-from .resources import HostState, find_host_state, is_mutable_table
-from .signatures import endpoint_info, flat_outputs
+from .resources import find_host_state, is_mutable_table
+from .signatures import endpoint_info
 from .variable_index import VariableIndex, VariableInfo, write_index
 
 # The attributes of the root under which every variable and table can be found
@@ -36,30 +37,11 @@ from .variable_index import VariableIndex, VariableInfo, write_index
 _VARIABLES = "_all_variables"
 _RESOURCES = "_all_resources"
 
+# What TensorFlow appends to the key of a mutable table for each of its two tensors.
+_PARTS = ("keys", "values")
+
 SERVING_DEFAULT = "serving_default"
 FINGERPRINT = "fingerprint.pb"
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An endpoint as it was registered.
-
-    Attributes:
-        name: its name as a method and as a signature.
-        function: the `tf.function` that computes it.
-        signature: one structure of `tf.TensorSpec` per argument; None for a
-            traced `tf.function`, which carries its own.
-    """
-
-    name: str
-    function: Any
-    signature: Any
-
-    def trace(self) -> Any:
-        """The concrete function, traced now if it has not been."""
-        if self.signature is not None:
-            return self.function.get_concrete_function()
-        return concrete_functions(self.function)[0]
 
 
 class ServableGraph:
@@ -69,9 +51,11 @@ class ServableGraph:
         endpoints: what to serve, in the order of registration.
         lists: lists of variables to keep by name (Keras or TensorFlow variables).
         tracked: layers and other objects whose lookup tables to export.
+        options: how it will be saved.
 
     Raises:
-        ExportError: an endpoint cannot be traced with its signature.
+        ExportError: an endpoint cannot be traced with its signature, or uses
+            what cannot be exported.
     """
 
     def __init__(
@@ -79,6 +63,7 @@ class ServableGraph:
         endpoints: Sequence[Endpoint],
         lists: Mapping[str, Sequence[Any]],
         tracked: Sequence[Any],
+        options: tf.saved_model.SaveOptions | None,
     ) -> None:
         self.endpoints = list(endpoints)
         self.lists = {
@@ -88,22 +73,27 @@ class ServableGraph:
         self.infos = {
             name: [_info(variable) for variable in variables] for name, variables in lists.items()
         }
-        traces = [_traced(endpoint) for endpoint in self.endpoints]
+        self._options = options
+        self._traces = {endpoint.name: endpoint.traces(options) for endpoint in self.endpoints}
+        self._signatures = {
+            name: signature_of(name, traces[0]) for name, traces in self._traces.items()
+        }
+        self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
+        self.host_state = find_host_state(
+            [*tracked, *(endpoint.function for endpoint in self.endpoints)]
+        )
+        traces = [trace for traces in self._traces.values() for trace in traces]
         self.variables = _unique(
             [
                 *(variable for variables in self.lists.values() for variable in variables),
                 *(variable for trace in traces for variable in trace.variables),
             ]
         )
-        functions = [endpoint.function for endpoint in self.endpoints]
-        self.host_state = find_host_state([*tracked, *functions])
-        self.resources = _exported_resources(
-            find_host_state(tracked), self.host_state.resources, traces
-        )
+        self.resources = _exported(self.host_state.resources, tracked, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
-        self._traces = traces
+        self._check_captures()
 
-    def save(self, directory: Path, options: tf.saved_model.SaveOptions | None) -> SavedGraph:
+    def save(self, directory: Path) -> SavedGraph:
         """Write a complete SavedModel and return what later exports can reuse of it.
 
         The variables in it are read while training may go on, so they may be
@@ -118,18 +108,44 @@ class ServableGraph:
         setattr(root, _RESOURCES, self.resources)
         with quiet():
             tf.saved_model.save(
-                root, str(directory), signatures=self._signatures(), options=options
+                root, str(directory), signatures=self._signatures, options=self._save_options()
             )
         return self._saved(directory)
 
-    def _signatures(self) -> dict[str, Any]:
-        signatures = {
-            endpoint.name: _signature(endpoint, trace)
-            for endpoint, trace in zip(self.endpoints, self._traces, strict=True)
+    def describe(self) -> Mapping[str, str]:
+        """Arguments and outputs of each endpoint, as TensorFlow prints them."""
+        return {
+            name: traces[0].pretty_printed_signature(verbose=True)
+            for name, traces in self._traces.items()
         }
-        if SERVING_DEFAULT not in signatures:
-            signatures[SERVING_DEFAULT] = signatures[self.endpoints[0].name]
-        return signatures
+
+    def _save_options(self) -> tf.saved_model.SaveOptions | None:
+        """The options, with aliases of endpoints given to the functions that are saved."""
+        if self._options is None or not self._options.function_aliases:
+            return self._options
+        saved = {id(endpoint.returned): self._traces[endpoint.name] for endpoint in self.endpoints}
+        options = copy.copy(self._options)
+        options.function_aliases = {
+            alias: saved.get(id(function), function)
+            for alias, function in options.function_aliases.items()
+        }
+        return options
+
+    def _check_captures(self) -> None:
+        """Raise if an endpoint uses a table or variable that is not exported."""
+        if any(isinstance(item, tf.distribute.DistributedValues) for item in self.variables):
+            return  # Their traces capture a handle of one replica.
+        known = {
+            *(id(variable.handle) for variable in self.variables),
+            *(id(_handle(resource)) for resource in self.resources),
+        }
+        for name, traces in self._traces.items():
+            captured = [tensor for trace in traces for tensor in trace.captured_inputs]
+            if any(item.dtype == tf.resource and id(item) not in known for item in captured):
+                raise UntrackedError(
+                    f"Endpoint '{name}' uses a lookup table or another resource that could not be "
+                    "found. Call `archive.track(resource)` with it first."
+                )
 
     def _index(self, keys: Sequence[str]) -> VariableIndex:
         key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
@@ -225,37 +241,15 @@ def raw_variable(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _traced(endpoint: Endpoint) -> Any:
-    try:
-        return endpoint.trace()
-    except Exception as error:
-        raise ExportValueError(
-            f"Endpoint '{endpoint.name}' cannot be traced with its signature "
-            f"{endpoint.signature}: {error} Expected one spec per positional argument "
-            "of the function."
-        ) from error
+def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence[Any]) -> list[Any]:
+    """The resources that an endpoint captures, and those that were tracked themselves.
 
-
-def _signature(endpoint: Endpoint, trace: Any) -> Any:
-    """The function behind a signature: the endpoint, with its outputs made flat."""
-    if flat_outputs(trace.structured_outputs) is None:
-        return trace
-    (args, _) = trace.structured_input_signature
-
-    def flat(*inputs: Any) -> Any:
-        return flat_outputs(endpoint.function(*inputs))
-
-    return tf.function(flat, input_signature=args, autograph=False).get_concrete_function()
-
-
-def _exported_resources(
-    tracked: HostState, reachable: Iterable[Any], traces: Sequence[Any]
-) -> list[Any]:
-    """Resources of tracked objects, and others that an endpoint captures."""
+    Layers hold others, such as the counts of an `adapt`, which nobody can reach
+    in a SavedModel.
+    """
     captured = {id(tensor) for trace in traces for tensor in trace.captured_inputs}
-    return _unique(
-        [*tracked.resources, *(item for item in reachable if id(_handle(item)) in captured)]
-    )
+    named = {id(item) for item in tracked}
+    return [item for item in reachable if id(_handle(item)) in captured or id(item) in named]
 
 
 def _handle(resource: Any) -> Any:
@@ -271,7 +265,7 @@ def _only_key(keys: Mapping[str, str]) -> str:
 
 def _table_keys(keys: Iterable[Mapping[str, str]]) -> list[str]:
     """Two keys for each mutable table, its keys' first; immutable tables have none."""
-    return [key for of_one in keys for _, key in sorted(of_one.items())]
+    return [f"{key}-{part}" for of_one in keys for key in of_one.values() for part in _PARTS]
 
 
 def _info(variable: Any) -> VariableInfo:

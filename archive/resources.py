@@ -6,9 +6,11 @@ layer's state as it is now. Both need the objects found, wherever they hang.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import keras
@@ -29,9 +31,9 @@ class HostState:
     layers: list[keras.Layer]
     resources: list[Any]
 
-    def adapted(self) -> list[Any]:
-        """What layers with an `adapt` method hold; they rebind it when adapted again."""
-        return [value for layer in self.layers if hasattr(layer, "adapt") for value in _held(layer)]
+    def dependencies(self) -> list[Any]:
+        """What the trace of a function depends on: if one is another, it is stale."""
+        return [*self.resources, *(item for layer in self.layers for item in _identity(layer))]
 
 
 def find_host_state(roots: Iterable[Any]) -> HostState:
@@ -69,6 +71,16 @@ _RESOURCES = (tf.saved_model.experimental.TrackableResource, tf.saved_model.Asse
 _LEAVES = (str, bytes, int, float, type(None), tf.Tensor, tf.Variable, keras.Variable)
 
 
+def _identity(layer: keras.Layer) -> Iterator[Any]:
+    """What makes a layer compute as it does."""
+    yield from layer.variables
+    yield bool(layer.trainable)
+    if isinstance(layer, keras.Model):
+        yield from layer.layers
+    if hasattr(layer, "adapt"):  # Adapting it again rebinds what it holds.
+        yield from _held(layer)
+
+
 def _held(item: Any) -> list[Any]:
     """What `item` holds and may lead to a resource."""
     if isinstance(item, _LEAVES) or inspect.isclass(item) or inspect.ismodule(item):
@@ -78,16 +90,32 @@ def _held(item: Any) -> list[Any]:
     if isinstance(item, list | tuple | set | frozenset):
         return list(item)
     if inspect.ismethod(item):
-        return [item.__self__, item.__func__]
+        # The object itself may be of any class; what it holds directly is searched too.
+        return [item.__func__, item.__self__, *getattr(item.__self__, "__dict__", {}).values()]
     if inspect.isfunction(item):
-        cells = [cell.cell_contents for cell in item.__closure__ or () if _is_filled(cell)]
-        names = [name for name in item.__code__.co_names if name in item.__globals__]
-        return [*cells, *(item.__globals__[name] for name in names)]
+        return _held_by_function(item)
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
     if isinstance(item, tf.types.experimental.PolymorphicFunction):
         return [item.python_function]
     if isinstance(item, keras.Layer | Trackable):
         return list(vars(item).values())
     return []
+
+
+def _held_by_function(function: Any) -> list[Any]:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    names = [name for name in _names(function.__code__) if name in function.__globals__]
+    return [*cells, *defaults, *(function.__globals__[name] for name in names)]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The global names in a function's code, and in that of functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _is_filled(cell: Any) -> bool:

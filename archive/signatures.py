@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .errors import ExportError, ExportTypeError, ExportValueError
+from .errors import ExportTypeError, ExportValueError
 from .record import EndpointInfo, TensorInfo
 
 # Names Keras counts up for tensors that the user did not name. They differ when
@@ -78,6 +78,19 @@ def flat_outputs(outputs: Any) -> dict[str, Any] | None:
     if all(not isinstance(item, list | tuple | Mapping) for item in items):
         return None
     return dict(_named(outputs, ""))
+
+
+def check_outputs(name: str, outputs: Any) -> None:
+    """Raise unless a signature can return what endpoint `name` returns."""
+    nothing = [path for path, item in _named(outputs, "") if item is None]
+    if nothing:
+        where = f" as {sorted(nothing)}" if any(nothing) else ""
+        raise ExportValueError(f"Endpoint '{name}' returns None{where}. Expected tensors only.")
+    if isinstance(outputs, Mapping) and any(not isinstance(key, str) for key in outputs):
+        raise ExportValueError(
+            f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings, "
+            "because they name the outputs of the signature."
+        )
 
 
 def endpoint_info(signature: Any) -> EndpointInfo:
@@ -172,7 +185,7 @@ def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
         return [(name, outputs)]
     named = [pair for item_name, item in items for pair in _named(item, item_name)]
     if len({pair[0] for pair in named}) < len(named):
-        raise ExportError(
+        raise ExportValueError(
             f"Two outputs of an endpoint would both be called one of "
             f"{sorted({pair[0] for pair in named})}. Name them apart in a flat dict."
         )
@@ -180,6 +193,9 @@ def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _info(tensor: Any) -> TensorInfo:
+    components = tensor.composite_tensor.components
+    if components:  # A ragged tensor: its values come first.
+        return TensorInfo(shape=None, dtype=tf.dtypes.as_dtype(components[0].dtype).name)
     axes = [axis.size if axis.size >= 0 else None for axis in tensor.tensor_shape.dim]
     shape = None if tensor.tensor_shape.unknown_rank else tuple(axes)
     return TensorInfo(shape=shape, dtype=tf.dtypes.as_dtype(tensor.dtype).name)

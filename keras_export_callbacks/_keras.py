@@ -38,7 +38,7 @@ def infer_mode(monitor: str, model: keras.Model) -> Mode:
         return mode
     raise ExportValueError(
         f"Received monitor={monitor!r} with mode='auto', but Keras does not say whether that "
-        "metric should rise or fall. Write mode='max' if higher is better, or mode='min' if lower is."
+        "metric should rise or fall. Write mode='max' if higher is better, or mode='min'."
     )
 
 

@@ -28,7 +28,7 @@ def steps_taken(model: keras.Model) -> int | None:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return None
-    return int(keras.ops.convert_to_tensor(optimizer.iterations))
+    return int(optimizer.iterations.numpy())
 
 
 def _scalar(value: Any) -> float | None:

@@ -109,3 +109,6 @@ def _run(job: Callable[[], T], future: Future[T]) -> None:
             raise  # Such as Ctrl-C, which is not about the job.
     else:
         future.set_result(result)
+    finally:
+        # An error holds this frame: it must not hold itself, nor the snapshot, by it.
+        del job, future

@@ -1,0 +1,60 @@
+"""Where the figures come from: the machine, its disk, the versions, the day."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow", "numpy", "orbax-checkpoint", "jax")
+
+
+def describe(directory: Path) -> dict[str, str]:
+    """What to know about a run that writes to `directory`."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": f"{len(os.sched_getaffinity(0))} × {_cpu()}",
+        "load": f"{os.getloadavg()[0]:.1f} before",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+        "disk": _disk(directory),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _disk(directory: Path) -> str:
+    """File system, device, and its kind, of the mount that holds the directory."""
+    device = os.stat(directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number:
+            file_system, source = kind.split()[:2]
+            return f"{file_system} on {source}, {_kind(number)}"
+    return "unknown"
+
+
+def _kind(number: str) -> str:
+    block = Path("/sys/dev/block", number).resolve()
+    for path in (block, block.parent):  # A partition has no queue; its disk has.
+        rotational = path / "queue" / "rotational"
+        if rotational.exists():
+            return "rotating" if rotational.read_text().strip() == "1" else "not rotating"
+    return "no block device"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

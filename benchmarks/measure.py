@@ -1,0 +1,220 @@
+"""One process of one job: prints each sample as a line of JSON.
+
+Usage: measure.py SUBJECT METHOD DIRECTORY SAMPLES STEPS
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from methods import Method, method
+from models import Trainee, data
+from plan import EPOCHS, FLOOR, Sample
+
+BATCH = 32
+
+# Epochs in a block with or without exports. The first of a block is not
+# counted: it has a background write of the block before, or lacks its own.
+BLOCK = 3
+
+# What describes the variables instead of holding them.
+GRAPH_FILES = {"saved_model.pb", "fingerprint.pb", "export.json", "variables.index"}
+
+
+def main(subject: str, name: str, directory: str, samples: str, steps: str) -> None:
+    path = Path(directory) / "versions"
+    path.mkdir(parents=True)
+    if subject == EPOCHS:
+        measured = epochs(method(name, path), pairs=int(samples), steps=int(steps))
+    elif name == FLOOR:
+        measured = floor(Trainee(subject), path, rounds=int(samples))
+    else:
+        measured = exports(Trainee(subject), method(name, path), path, count=int(samples))
+    for sample in measured:
+        print(json.dumps(sample), flush=True)
+
+
+def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Iterator[Sample]:
+    """Export again and again, with a training step between."""
+    trainee.step()
+    preparing = _begin(trainee, way)
+    for epoch in range(count):
+        trainee.step()
+        sample = _export(way, epoch)
+        if epoch == 0:
+            sample = {name: seconds + preparing for name, seconds in sample.items()}
+        yield {**sample, **_sizes(_newest(directory)), "rss": _resident_memory()}
+        _settle(directory)
+    yield {"changed_bytes": trainee.changed_bytes()}
+
+
+def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
+    """Copy the variables in memory, and write them to a file and fsync it.
+
+    The disk may be slower one minute than the next, so there is an export of
+    ours in every round, as `ours`.
+    """
+    way = method("ours", directory)
+    trainee.step()
+    _begin(trainee, way)
+    copies = [np.zeros_like(array) for array in trainee.arrays()]
+    for epoch in range(rounds):
+        trainee.step()
+        exported = _export(way, epoch)
+        _settle(directory)
+        trainee.step()
+        arrays = trainee.arrays()
+        start = time.perf_counter()
+        for copy, array in zip(copies, arrays, strict=True):
+            np.copyto(copy, array)
+        copied = time.perf_counter()
+        _write(directory.with_name("floor"), arrays)
+        written = time.perf_counter()
+        size = sum(array.nbytes for array in arrays)
+        yield {
+            "stall": copied - start,
+            "servable": written - copied,
+            "bytes": size,
+            "new_bytes": size,
+            "ours": exported["servable"],
+        }
+        directory.with_name("floor").unlink()
+        _settle(directory)
+
+
+def epochs(way: Method, pairs: int, steps: int) -> Iterator[Sample]:
+    """Fit MobileNetV2 with exports in every other block of epochs."""
+    model = Trainee("mobilenet").model
+    alternate = _Alternate(way.callback)
+    model.fit(
+        *data(model, rows=BATCH * steps),
+        batch_size=BATCH,
+        # The first pair, in which everything is traced, is not counted.
+        epochs=2 * BLOCK * (pairs + 1),
+        verbose=0,
+        callbacks=[alternate],
+    )
+    for epoch, seconds in enumerate(alternate.seconds()):
+        if epoch >= 2 * BLOCK and epoch % BLOCK:
+            yield {"with" if _exports(epoch) else "without": seconds}
+
+
+class _Alternate(keras.callbacks.Callback):
+    """Lets another callback see the ends of some epochs only, and times all."""
+
+    def __init__(self, callback: Any) -> None:
+        super().__init__()
+        self._callback = callback
+        self._ends: list[float] = []
+
+    def seconds(self) -> list[float]:
+        """How long each epoch took, with its export if there was one."""
+        return [end - start for start, end in itertools.pairwise(self._ends)]
+
+    def set_params(self, params: Any) -> None:
+        self._callback.set_params(params)
+
+    def set_model(self, model: Any) -> None:
+        self._callback.set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._callback.on_train_begin(logs)
+        self._ends.append(time.perf_counter())
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if _exports(epoch):
+            self._callback.on_epoch_end(epoch, logs)
+        self._ends.append(time.perf_counter())
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._callback.on_train_end(logs)
+
+
+def _exports(epoch: int) -> bool:
+    return epoch // BLOCK % 2 == 0
+
+
+def _begin(trainee: Trainee, way: Method) -> float:
+    """Tell the callback that training begins; how long it takes for that."""
+    way.callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
+    way.callback.set_model(trainee.model)
+    start = time.perf_counter()
+    way.callback.on_train_begin()
+    return time.perf_counter() - start
+
+
+def _export(way: Method, epoch: int) -> Sample:
+    way.callback.on_epoch_begin(epoch)
+    start = time.perf_counter()
+    way.callback.on_epoch_end(epoch, {"loss": 1.0})
+    returned = time.perf_counter()
+    way.wait()
+    return {"stall": returned - start, "servable": time.perf_counter() - start}
+
+
+def _newest(directory: Path) -> Path:
+    return max(_entries(directory), key=lambda path: int(path.stem))
+
+
+def _entries(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.stem.isdecimal()]
+
+
+def _sizes(version: Path) -> Sample:
+    """What a version takes, and how much of it no earlier version has."""
+    files = [path for path in [version, *version.rglob("*")] if path.is_file()]
+    new = {path: path.stat().st_size for path in files if path.stat().st_nlink == 1}
+    graph = version / "saved_model.pb"
+    return {
+        "bytes": sum(path.stat().st_size for path in files),
+        "new_bytes": sum(new.values()),
+        "new_variable_bytes": sum(n for path, n in new.items() if path.name not in GRAPH_FILES),
+        **({"graph_bytes": graph.stat().st_size} if graph.exists() else {}),
+    }
+
+
+def _settle(directory: Path) -> None:
+    """Leave only the newest version, and nothing for the disk to do."""
+    newest = _newest(directory)
+    for path in _entries(directory):
+        if path.is_dir() and path != newest:
+            shutil.rmtree(path)
+        elif path != newest:
+            path.unlink()
+    os.sync()
+
+
+def _write(path: Path, arrays: list[Any]) -> None:
+    """Plain file I/O of all arrays into one file, flushed to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    for array in arrays:
+        content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        while content:
+            content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
+    os.close(descriptor)
+    parent = os.open(path.parent, os.O_RDONLY)
+    os.fsync(parent)
+    os.close(parent)
+
+
+def _resident_memory() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,128 @@
+"""Measure this library, its alternatives, and what the machine can do at best.
+
+Usage: python benchmarks/run.py [--only 'mobilenet/*'] [--quick] [--json FILE]
+
+Every model and method gets processes of its own, one after the other. Nothing
+else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from machine import describe
+from plan import QUICK, Job, Result, Sample, Size, jobs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from table import show
+from targets import targets
+
+_HERE = Path(__file__).parent
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
+
+def main() -> int:
+    options = _options()
+    size = QUICK if options.quick else Size()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    machine = describe(options.directory)
+    start = time.perf_counter()
+    results = _measure(jobs(options.only), size, options.directory)
+    machine["minutes"] = f"{(time.perf_counter() - start) / 60:.0f}"
+    reached = targets({result.job.name: result for result in results})
+    show(console, machine, results, reached)
+    if options.json:
+        content = {
+            "machine": machine,
+            "size": asdict(size),
+            "results": [asdict(result) for result in results],
+            "targets": [{**asdict(target), "met": target.met} for target in reached],
+        }
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return int(any(result.failed for result in results))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], metavar="MODEL/METHOD", help="such as 'mobilenet/*'"
+    )
+    parser.add_argument("--quick", action="store_true", help="little of everything, roughly")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure"
+    )
+    return parser.parse_args()
+
+
+def _measure(todo: list[Job], size: Size, directory: Path) -> list[Result]:
+    results = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        whole = progress.add_task("all", total=len(todo))
+        for job in todo:
+            task = progress.add_task(job.name, total=None)
+            results.append(_result(job, size, directory, partial(progress.advance, task)))
+            progress.remove_task(task)
+            progress.advance(whole)
+    return results
+
+
+def _result(job: Job, size: Size, directory: Path, advance: Callable[[], None]) -> Result:
+    missing = job.missing()
+    if missing:
+        return Result(job, [], f"skipped, {missing} is not installed: pip install '.[benchmark]'")
+    result = Result(job, [])
+    for samples in job.samples(size):
+        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=directory) as scratch:
+            try:
+                result.runs.append(_process(job, samples, size.steps, scratch, advance))
+            except _JobError as error:
+                result.problem, result.failed = f"failed: {error}", True
+    return result
+
+
+class _JobError(Exception):
+    """A measuring process ended with an error."""
+
+
+def _process(
+    job: Job, samples: int, steps: int, scratch: str, advance: Callable[[], None]
+) -> list[Sample]:
+    """The samples that a new process takes, memory and caches its own."""
+    arguments = [job.subject, job.method, f"{scratch}/work", str(samples), str(steps)]
+    with (
+        open(f"{scratch}/errors", "w+") as errors,
+        subprocess.Popen(
+            [sys.executable, str(_HERE / "measure.py"), *arguments],
+            env=os.environ | _ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        found = []
+        for line in process.stdout:
+            found.append(json.loads(line))
+            advance()
+        if process.wait() != 0:
+            errors.seek(0)
+            lines = errors.read().strip().splitlines() or ["no message"]
+            print(*lines, sep="\n", file=sys.stderr)
+            raise _JobError(lines[-1])
+        return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""Manifests: whatever we write is read back, whatever others write is survived."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.properties import untimed
+from support.versions import a_record, write_version
+
+from keras_export_callbacks import ExportError, ExportRecord
+from keras_export_callbacks.archive.errors import DamagedVersionError
+from keras_export_callbacks.archive.record import (
+    MANIFEST,
+    EndpointInfo,
+    FileInfo,
+    Scalar,
+    TensorInfo,
+    parse_record,
+    read_record,
+)
+
+INTS = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+NAMES = st.text(max_size=8) | st.binary(max_size=8).map(os.fsdecode)
+SCALARS: st.SearchStrategy[Scalar] = st.one_of(st.none(), st.booleans(), INTS, FLOATS, NAMES)
+SHAPES = st.none() | st.lists(st.none() | INTS, max_size=3).map(tuple)
+TENSORS = st.dictionaries(NAMES, st.builds(TensorInfo, SHAPES, NAMES), max_size=2)
+RECORDS = st.builds(
+    a_record,
+    version=st.integers(1, 2**63 - 1),
+    created=NAMES,
+    epoch=st.none() | INTS,
+    step=st.none() | INTS,
+    reason=NAMES,
+    monitor=st.none() | NAMES,
+    mode=st.sampled_from([None, "min", "max"]),
+    value=st.none() | FLOATS,
+    metrics=st.dictionaries(NAMES, FLOATS, max_size=3),
+    endpoints=st.dictionaries(NAMES, st.builds(EndpointInfo, TENSORS, TENSORS), max_size=2),
+    collections=st.dictionaries(NAMES, INTS, max_size=2),
+    bytes=INTS,
+    graph_reused=st.booleans(),
+    stall_seconds=FLOATS,
+    write_seconds=FLOATS,
+    libraries=st.dictionaries(NAMES, NAMES, max_size=2),
+    files=st.dictionaries(NAMES, st.builds(FileInfo, INTS, NAMES), max_size=2),
+    trial=st.none() | NAMES,
+    execution=st.none() | INTS,
+    hyperparameters=st.none() | st.dictionaries(NAMES, SCALARS, max_size=3),
+)
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    SCALARS | st.sampled_from([10**400, -(10**400), math.nan, math.inf, -math.inf, 2**63]),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(NAMES, values, max_size=3),
+    max_leaves=5,
+)
+
+
+@contextmanager
+def manifest_of(version: int, content: bytes) -> Iterator[Path]:
+    """The directory of a version that holds nothing but a manifest with this content."""
+    with tempfile.TemporaryDirectory() as base:
+        path = Path(base, str(version), MANIFEST)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        yield path.parents[1]
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    """The content of a valid manifest of version 1, with changes."""
+    tuner = {"trial": "00", "execution": 0, "hyperparameters": {"units": 8}}
+    content: dict[str, Any] = json.loads(a_record(value=0.5, metrics={"m": 0.5}, **tuner).to_json())
+    return content | changes
+
+
+@untimed
+@given(RECORDS)
+def test_what_is_written_is_read_back(record: ExportRecord) -> None:
+    with manifest_of(record.version, record.to_json().encode()) as version_dir:
+        assert read_record(version_dir) == replace(record, path=version_dir)
+
+
+@untimed
+@given(RECORDS)
+def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportRecord) -> None:
+    content = json.loads(record.to_json(), parse_constant=pytest.fail)
+    assert list(content)[:2] == ["schema", "version"]
+    assert content["schema"] == 1
+    tuner = {"trial", "execution", "hyperparameters"}
+    given_by_tuner = {name for name in tuner if getattr(record, name) is not None}
+    names = {field.name for field in fields(record)} - tuner - {"path"}
+    assert content.keys() == names | given_by_tuner | {"schema"}
+
+
+def test_the_keys_are_those_that_were_promised() -> None:
+    assert list(manifest()) == [
+        "schema", "version", "created", "epoch", "step", "reason", "monitor", "mode", "value",
+        "metrics", "endpoints", "collections", "bytes", "graph_reused", "stall_seconds",
+        "write_seconds", "libraries", "files", "trial", "execution", "hyperparameters",
+    ]  # fmt: skip
+
+
+class Index:
+    """An integer that is no int, as NumPy's are."""
+
+    def __index__(self) -> int:
+        return 7
+
+
+def test_other_integers_are_written_as_integers() -> None:
+    record = a_record(step=Index())
+    assert parse_record(record.to_json().encode(), record.path).step == 7
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_written(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        a_record(metrics={"m": number}).to_json()
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A valid manifest with a value anywhere in it replaced, removed or added."""
+    content = manifest()
+    node: Any = content
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        if not keys:
+            return json.dumps(content).encode()
+        key = draw(st.sampled_from(keys))
+        if not isinstance(node[key], dict | list) or draw(st.booleans()):
+            break
+        node = node[key]
+    if draw(st.booleans()):
+        node[key] = draw(JSON)
+    elif draw(st.booleans()) and isinstance(node, dict):
+        node[draw(NAMES)] = draw(JSON)
+    else:
+        del node[key]
+    return json.dumps(content).encode()
+
+
+@st.composite
+def garbled(draw: st.DrawFn) -> bytes:
+    """A valid manifest with some of its bytes replaced."""
+    content = json.dumps(manifest()).encode()
+    start = draw(st.integers(0, len(content)))
+    end = draw(st.integers(start, min(start + 20, len(content))))
+    return content[:start] + draw(st.binary(max_size=8)) + content[end:]
+
+
+HOSTILE = st.one_of(mutated(), garbled(), JSON.map(json.dumps).map(str.encode), st.binary())
+
+
+@untimed
+@given(HOSTILE)
+def test_a_hostile_manifest_is_refused_or_is_a_record_like_any_other(content: bytes) -> None:
+    with manifest_of(1, content) as version_dir:
+        try:
+            record = read_record(version_dir)
+        except DamagedVersionError:
+            return
+        # All that is done with records must work with it.
+        assert record.version == 1
+        if objective := record.objective:
+            objective.ranked([record])
+        for monitor in record.metrics:
+            assert math.isfinite(record.measured(monitor) or 0.0)
+        assert parse_record(record.to_json().encode(), version_dir) == record
+
+
+DEEP = 100_000
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "nan": ({"value": math.nan}, "NaN is not JSON"),
+    "infinity": ({"metrics": {"m": math.inf}}, "Infinity is not JSON"),
+    "huge int for a float": ({"value": 10**400}, "does not fit an int64"),
+    "huge int": ({"step": 10**400}, "does not fit an int64"),
+    "int beyond int64": ({"bytes": 2**63}, "does not fit an int64"),
+    "string for an int": ({"epoch": "3"}, r"'epoch' is '3', expected int \| None"),
+    "float for an int": ({"step": 3.0}, "'step' is 3.0"),
+    "bool for an int": ({"epoch": True}, "'epoch' is True"),
+    "bool for a float": ({"stall_seconds": False}, "'stall_seconds' is False, expected float"),
+    "int for a bool": ({"graph_reused": 1}, "'graph_reused' is 1, expected bool"),
+    "null for a required": ({"reason": None}, "'reason' is None, expected str"),
+    "other mode": ({"mode": "auto"}, "'mode' is 'auto'"),
+    "list for an object": ({"metrics": []}, r"'metrics' is \[\]"),
+    "string for a metric": ({"metrics": {"m": "1"}}, "'metrics.m' is '1', expected float"),
+    "object for a shape": (
+        {"endpoints": {"serve": {"inputs": {"x": {"shape": {}, "dtype": "f"}}, "outputs": {}}}},
+        "'endpoints.serve.inputs.x.shape' is {}",
+    ),
+    "bool in a shape": (
+        {"endpoints": {"serve": {"inputs": {"x": {"shape": [True], "dtype": "f"}}, "outputs": {}}}},
+        r"'endpoints.serve.inputs.x.shape' is \[True\]",
+    ),
+    "endpoint without outputs": ({"endpoints": {"serve": {"inputs": {}}}}, "'endpoints.serve' is"),
+    "file with more keys": (
+        {"files": {"f": {"size": 1, "sha256": "", "path": "/etc"}}},
+        "'files.f' is",
+    ),
+    "nested hyperparameter": ({"hyperparameters": {"a": [1]}}, "'hyperparameters' is {'a'"),
+    "other schema": ({"schema": 2}, "expected schema 1, found 2"),
+    "bool for the schema": ({"schema": True}, "'schema' is True, expected int"),
+    "other version": ({"version": 2}, "it says version 2, its directory '1'"),
+    "version 0": ({"version": 0}, "it says version 0"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_manifest_with_a_wrong_value_is_refused(changes: dict[str, Any], message: str) -> None:
+    content = json.dumps(manifest(**changes)).encode()
+    with manifest_of(1, content) as version_dir, pytest.raises(DamagedVersionError, match=message):
+        read_record(version_dir)
+
+
+@pytest.mark.parametrize("missing", ["schema", *list(manifest())[1:18]])
+def test_a_manifest_without_a_key_is_refused(missing: str) -> None:
+    content = manifest()
+    del content[missing]
+    with (
+        manifest_of(1, json.dumps(content).encode()) as version_dir,
+        pytest.raises(DamagedVersionError, match=f"'{missing}' is"),
+    ):
+        read_record(version_dir)
+
+
+def test_keys_of_later_versions_of_this_library_are_passed_over() -> None:
+    content = json.dumps(manifest(novelty={"a": [1]}, path="/etc")).encode()
+    record = parse_record(content, Path("base", "1"))
+    assert record.path == Path("base", "1")
+    assert not hasattr(record, "novelty")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"1",
+        b'"a"',
+        b"{",
+        b"{}" * 2,
+        b"\xff\xfe",
+        json.dumps(manifest()).encode("utf-16"),
+        json.dumps(manifest()).encode("utf-8-sig"),
+        json.dumps(manifest(reason="ä"), ensure_ascii=False).encode("latin-1"),
+        b"[" * DEEP,
+        b'{"schema": ' * DEEP,
+        json.dumps(manifest(value="!")).replace('"!"', "1e999").encode(),
+        json.dumps(manifest(value="!")).replace('"!"', "1" * 5000).encode(),
+        json.dumps(manifest(value="!")).replace('"!"', "-Infinity").encode(),
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_what_is_no_manifest_is_refused(content: bytes) -> None:
+    with (
+        manifest_of(1, content) as version_dir,
+        pytest.raises(DamagedVersionError, match="cannot be used"),
+    ):
+        read_record(version_dir)
+
+
+def test_the_size_of_a_manifest_is_bounded() -> None:
+    content = json.dumps(manifest()).encode()
+    with manifest_of(1, content.ljust(16 * 2**20)) as version_dir:
+        assert read_record(version_dir).version == 1
+    with (
+        manifest_of(1, content.ljust(16 * 2**20 + 1)) as version_dir,
+        pytest.raises(DamagedVersionError, match="larger than"),
+    ):
+        read_record(version_dir)
+
+
+@pytest.mark.parametrize("name", ["01", "+1", "1 ", "one", "2"])
+def test_the_directory_bears_the_version_as_its_name(name: str) -> None:
+    version_dir = write_version(Path("base"), 1).rename(Path("base", name))
+    with pytest.raises(DamagedVersionError, match="it says version 1, its directory"):
+        read_record(version_dir)
+
+
+def test_a_version_without_a_manifest_is_not_ours() -> None:
+    Path("base", "1", "assets.extra").mkdir(parents=True)
+    for missing in (Path("base", "1"), Path("base", "2")):
+        with pytest.raises(FileNotFoundError):
+            read_record(missing)
+
+
+def linked_file(path: Path) -> None:
+    path.symlink_to(path.rename("elsewhere"))
+
+
+def linked_directory(path: Path) -> None:
+    path.parent.symlink_to(path.parent.rename("elsewhere"))
+
+
+def dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def file_for_its_directory(path: Path) -> None:
+    path.unlink()
+    for other in path.parent.iterdir():
+        other.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+@pytest.mark.parametrize(
+    "replace_by",
+    [linked_file, linked_directory, dangling_link, pipe, directory, file_for_its_directory],
+)
+def test_a_manifest_is_a_regular_file_of_its_version(replace_by: Callable[[Path], None]) -> None:
+    version_dir = write_version(Path.cwd(), 1)
+    replace_by(version_dir / MANIFEST)
+    with pytest.raises(DamagedVersionError, match=r"not a regular file|cannot be read"):
+        read_record(version_dir)
+
+
+def test_damage_is_an_error_of_ours() -> None:
+    assert issubclass(DamagedVersionError, ExportError)

@@ -1,0 +1,74 @@
+"""What is in a SavedModel on disk, for tests that look at it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def checkpoint(path: str | Path) -> dict[str, Any]:
+    """Every tensor in the checkpoint of the SavedModel at `path`, by key."""
+    reader = tf.train.load_checkpoint(os.path.join(path, "variables", "variables"))
+    keys = set(reader.get_variable_to_shape_map()) - {_OBJECT_GRAPH}
+    return {key: reader.get_tensor(key) for key in sorted(keys)}
+
+
+def stored_elements(path: str | Path) -> int:
+    """How many numbers the checkpoint of the SavedModel at `path` stores."""
+    listed = tf.train.list_variables(os.path.join(path, "variables", "variables"))
+    return sum(int(np.prod(shape)) for key, shape in listed if key != _OBJECT_GRAPH)
+
+
+def elements(variables: list[Any]) -> int:
+    """How many numbers `variables` have together."""
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+def signatures(path: str | Path) -> dict[str, Any]:
+    """Names, shapes and dtypes of every signature of the SavedModel at `path`."""
+    loaded = tf.saved_model.load(str(path))
+    return {
+        name: (signature.structured_input_signature, signature.structured_outputs)
+        for name, signature in loaded.signatures.items()
+    }
+
+
+def assert_same_artifact(one: str | Path, other: str | Path) -> None:
+    """Same checkpoint keys, values bit for bit, and signatures."""
+    ours, theirs = checkpoint(one), checkpoint(other)
+    assert list(ours) == list(theirs)
+    for key in ours:
+        assert_same_bits(ours[key], theirs[key])
+    assert signatures(one) == signatures(other)
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    """Equal dtype, shape and bytes; for strings, equal strings."""
+    one, other = np.asarray(one), np.asarray(other)
+    assert (one.dtype, one.shape) == (other.dtype, other.shape)
+    if one.dtype == object:
+        assert one.tolist() == other.tolist()
+    else:
+        assert one.tobytes() == other.tobytes()
+
+
+def assert_same_outputs(ours: Any, theirs: Any) -> None:
+    """Equal structures of tensors, but for how a compiled graph rounds."""
+    ours, theirs = tf.nest.flatten(ours), tf.nest.flatten(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        rounding = 2 * float(tf.experimental.numpy.finfo(one.dtype).eps)
+        np.testing.assert_allclose(
+            tf.cast(one, tf.float64), tf.cast(other, tf.float64), rtol=8 * rounding, atol=rounding
+        )
+
+
+def shards(path: str | Path) -> set[int]:
+    """The inode of each data file in the checkpoint of the SavedModel at `path`."""
+    return {data.stat().st_ino for data in Path(path, "variables").glob("variables.data-*")}

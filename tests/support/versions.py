@@ -1,0 +1,98 @@
+"""Versions as the engine publishes them, made by hand: no TensorFlow needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from keras_export_callbacks.archive.record import (
+    MANIFEST,
+    EndpointInfo,
+    ExportRecord,
+    FileInfo,
+    TensorInfo,
+)
+
+FILES = MappingProxyType(
+    {
+        "saved_model.pb": b"a graph",
+        "fingerprint.pb": b"a fingerprint",
+        "variables/variables.index": b"an index",
+        "variables/variables.data-00000-of-00001": bytes(range(256)),
+        "assets/vocabulary.txt": b"",
+        "assets.extra/variables.json": b"{}",
+    }
+)
+
+
+def a_record(version: int = 1, **fields: Any) -> ExportRecord:
+    """A record that might be of version `version`, but for the given fields."""
+    record = ExportRecord(
+        path=Path("base", str(version)),
+        version=version,
+        created="2024-05-06T07:08:09.123+00:00",
+        epoch=0,
+        step=10,
+        reason="requested",
+        monitor=None,
+        mode=None,
+        value=None,
+        metrics={},
+        endpoints={
+            "serve": EndpointInfo(
+                inputs={"x": TensorInfo((None, 3), "float32")},
+                outputs={"output_0": TensorInfo(None, "float32")},
+            )
+        },
+        collections={"optimizer_variables": 2},
+        bytes=sum(map(len, FILES.values())),
+        graph_reused=False,
+        stall_seconds=0.25,
+        write_seconds=0.5,
+        libraries={"keras": "3.8.0"},
+        files=file_infos(FILES),
+    )
+    return replace(record, **fields)
+
+
+def file_infos(files: Mapping[str, bytes]) -> dict[str, FileInfo]:
+    """What a manifest says of files with these contents."""
+    return {
+        name: FileInfo(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    }
+
+
+def write_files(directory: Path, files: Mapping[str, bytes] = FILES) -> None:
+    """Write files by relative path."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_version(base_dir: Path, version: int, **fields: Any) -> Path:
+    """Put a version with a valid manifest into `base_dir` and return its directory."""
+    path = base_dir / str(version)
+    write_files(path)
+    manifest = path / MANIFEST
+    manifest.write_text(a_record(version, **fields).to_json(), encoding="utf-8")
+    return path
+
+
+def tree(directory: Path) -> dict[str, bytes | str | None]:
+    """All that lies below `directory`: contents of files, targets of links, None for the rest."""
+    return {
+        path.relative_to(directory).as_posix(): (
+            str(path.readlink())
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else None
+        )
+        for path in sorted(directory.rglob("*"))
+    }
