@@ -46,11 +46,13 @@ def _disk(directory: Path) -> str:
 
 def _kind(number: str) -> str:
     block = Path("/sys/dev/block", number).resolve()
+    if any(part.startswith("virtio") for part in block.parts):
+        return "a virtual disk"
     for path in (block, block.parent):  # A partition has no queue; its disk has.
         rotational = path / "queue" / "rotational"
         if rotational.exists():
-            return "rotating" if rotational.read_text().strip() == "1" else "not rotating"
-    return "no block device"
+            return "a rotating disk" if rotational.read_text().strip() == "1" else "a flash disk"
+    return "no disk"
 
 
 def _version(name: str) -> str:

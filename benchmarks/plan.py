@@ -21,11 +21,11 @@ MODELS = {
 METHODS = {
     "ours": "this library",
     "ours-inference": "this library, `serve` only",
-    "reference": "keras.export.ExportArchive, new each time",
-    "reference-again": "keras.export.ExportArchive, written again",
+    "reference": "ExportArchive of Keras",
+    "reference-again": "the same one, written again",
     "model-export": "model.export",
     "model-checkpoint": "ModelCheckpoint, .keras",
-    "orbax": "OrbaxCheckpoint, in the background",
+    "orbax": "OrbaxCheckpoint, background",
 }
 
 # No method of exporting: one memory copy of the variables, and writing and fsyncing them.

@@ -71,9 +71,11 @@ def _measure(todo: list[Job], size: Size, directory: Path) -> list[Result]:
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         whole = progress.add_task("all", total=len(todo))
         for job in todo:
+            start = time.perf_counter()
             task = progress.add_task(job.name, total=None)
             results.append(_result(job, size, directory, partial(progress.advance, task)))
             progress.remove_task(task)
+            progress.console.print(f"{job.name}: {time.perf_counter() - start:.0f} s")
             progress.advance(whole)
     return results
 

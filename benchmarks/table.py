@@ -37,7 +37,7 @@ def _table(title: str, results: Iterable[Result], columns: list[Column]) -> Tabl
     for name, _ in columns:
         table.add_column(name, justify="right")
     for result in results:
-        name = METHODS.get(result.job.method, "plain copy; plain write and fsync")
+        name = METHODS.get(result.job.method, "memory copy; write and fsync")
         if result.runs:
             table.add_row(name, *(value(result) for _, value in columns))
         if result.problem:

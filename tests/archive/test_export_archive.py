@@ -136,17 +136,18 @@ def test_the_three_lists_are_those_of_all_that_is_tracked() -> None:
 
 def test_several_models_in_one_archive_share_what_they_share() -> None:
     trunk = single_layer()
-    heads = [keras.Sequential([keras.Input((FEATURES,)), trunk, single]) for single in (
-        keras.layers.Dense(1), keras.layers.Dense(1))]  # fmt: skip
+    heads = [
+        keras.Sequential([keras.Input((FEATURES,)), trunk, keras.layers.Dense(1)]) for _ in range(2)
+    ]
     archive = ExportArchive()
     for index, head in enumerate(heads):
         archive.track_and_add_endpoint(f"head_{index}", head, FLOATS)
     archive.write_out("artifact", verbose=False)
     revived = tf.saved_model.load("artifact")
+    default = revived.signatures["serving_default"](tf.constant(FLOAT_BATCH))
     assert_same_outputs(revived.head_0(FLOAT_BATCH), heads[0](FLOAT_BATCH))
     assert_same_outputs(revived.head_1(FLOAT_BATCH), heads[1](FLOAT_BATCH))
-    assert_same_outputs(revived.signatures["serving_default"](FLOAT_BATCH)["output_0"],
-                     heads[0](FLOAT_BATCH))  # fmt: skip
+    assert_same_outputs(default["output_0"], heads[0](FLOAT_BATCH))
     parts = [trunk, *(head.layers[-1] for head in heads)]
     assert stored_elements("artifact") == sum(elements(part.variables) for part in parts)
 

@@ -1,0 +1,138 @@
+"""An export costs what changed: bytes shared between versions, graphs traced once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from support.models import data
+
+from keras_export_callbacks import ExportArchive, ExportDirectory, ExportEveryN, standard_endpoints
+
+
+def fine_tuned() -> tuple[Any, Any]:
+    """A frozen base of 256 KB under a head of 12 KB in three tensors."""
+    keras.utils.set_random_seed(3)
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(256), keras.layers.Dense(256)])
+    base.trainable = False
+    model = keras.Sequential([keras.Input((4,)), base, keras.layers.Dense(3)])
+    compile_again(model)
+    return model, base
+
+
+def compile_again(model: Any) -> None:
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+def inodes(path: Path) -> dict[int, int]:
+    """Size by inode of a version's weights."""
+    stats = [file.stat() for file in path.glob("variables/*.data-*")]
+    return {stat.st_ino: stat.st_size for stat in stats}
+
+
+def newly_written(one: Path, after: Path) -> int:
+    new = inodes(after).keys() - inodes(one).keys()
+    return sum(inodes(after)[inode] for inode in new)
+
+
+def test_a_frozen_base_is_written_once_and_a_trained_head_each_time() -> None:
+    model, _ = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), epochs=5, verbose=0, callbacks=[callback])
+    paths = [record.path for record in callback.exports]
+    changed = [*model.trainable_variables, *model.optimizer.variables]
+    bytes_changed = sum(np.asarray(variable.numpy()).nbytes for variable in changed)
+    for one, after in zip(paths[1:], paths[2:], strict=False):
+        assert newly_written(one, after) <= 1.2 * bytes_changed
+    assert newly_written(paths[3], paths[4]) < callback.exports[4].bytes / 10
+
+
+def test_sharing_goes_by_values_not_by_flags() -> None:
+    model, base = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None)
+    kernel = base.layers[1].kernel
+
+    def disturb(epoch: int, logs: Any) -> None:
+        if epoch == 3:
+            value = kernel.numpy()
+            value[-1, -1] += 1
+            kernel.assign(value)
+
+    hooks = [keras.callbacks.LambdaCallback(on_epoch_begin=disturb), callback]
+    model.fit(*data(), epochs=5, verbose=0, callbacks=hooks)
+    paths = [record.path for record in callback.exports]
+    assert newly_written(paths[1], paths[2]) < 100_000 < newly_written(paths[2], paths[3])
+    revived = tf.saved_model.load(str(paths[4]))
+    assert any(np.array_equal(v.numpy(), kernel.numpy()) for v in revived.variables)
+
+
+def test_every_version_is_complete_by_itself() -> None:
+    model, _ = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), epochs=4, verbose=0, callbacks=[callback])
+    x, _ = data()
+    expected = model(x)
+    shutil.move("base/4", "elsewhere")
+    shutil.rmtree("base")
+    revived = tf.saved_model.load("elsewhere")
+    np.testing.assert_array_equal(revived.serve(x), expected)
+
+
+def test_versions_removed_or_damaged_in_between_are_not_linked_to() -> None:
+    model, _ = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None)
+
+    def interfere(epoch: int, logs: Any) -> None:
+        if epoch == 2:
+            callback._running.wait()
+            shutil.rmtree("base/2")
+            Path("base/2").mkdir()
+        if epoch == 4:
+            callback._running.wait()
+            for file in Path("base/4").glob("variables/*.data-*"):
+                content = bytearray(file.read_bytes())
+                content[len(content) // 2] ^= 1
+                file.write_bytes(content)
+
+    hooks = [callback, keras.callbacks.LambdaCallback(on_epoch_begin=interfere)]
+    model.fit(*data(), epochs=6, verbose=0, callbacks=hooks)
+    directory = ExportDirectory("base")
+    assert directory.versions() == [1, 2, 3, 4, 5, 6]
+    assert directory.verify(5) == directory.verify(6) == []
+    assert directory.verify(4) != []
+    assert [record.graph_reused for record in callback.exports] == [False, *[True] * 5]
+
+
+def test_traced_again_exactly_when_it_must_be() -> None:
+    traced: list[bool] = []
+
+    def endpoints(archive: ExportArchive, model: Any) -> None:
+        standard_endpoints(archive, model)
+        archive.add_endpoint("counted", lambda x: traced.append(True) or model(x), model.inputs)
+
+    model, base = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None, endpoints=endpoints)
+
+    def fit() -> bool:
+        """Whether exporting in another `fit` reused the graph."""
+        model.fit(*data(), verbose=0, callbacks=[callback])
+        return callback.exports[-1].graph_reused
+
+    assert not fit()
+    assert fit()
+    assert len(traced) == 1
+    base.trainable = True
+    compile_again(model)
+    assert not fit()
+    assert len(traced) == 2
+    compile_again(model)
+    assert not fit()
+    assert fit()
+    assert len(traced) == 3
+    revived = tf.saved_model.load(str(callback.exports[-1].path))
+    assert len(revived.trainable_variables) == len(model.trainable_variables) == 6
+    assert len(revived.optimizer_variables) == len(model.optimizer.variables)

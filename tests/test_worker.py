@@ -1,0 +1,300 @@
+"""The background writer. Events and hooks say when; nothing waits for luck."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.processes import run_python
+
+from keras_export_callbacks.worker import Worker
+
+
+def nothing() -> None:
+    """What most workers here do when they are idle."""
+
+
+@pytest.fixture
+def worker() -> Worker[Any]:
+    return Worker(background=True, finished=nothing)
+
+
+def when_it_waits(worker: Worker[Any], act: Callable[[], None]) -> None:
+    """Call `act` once the thread that calls `wait_for_room` is about to wait."""
+    real = worker._changed.wait
+
+    def wait(timeout: float | None = None) -> bool:
+        act()
+        return real(timeout)
+
+    worker._changed.wait = wait  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_jobs_run_in_order_and_futures_have_their_results(background: bool) -> None:
+    worker: Worker[int] = Worker(background, nothing)
+    ran: list[int] = []
+
+    def job(number: int) -> int:
+        ran.append(number)
+        return 2 * number
+
+    futures = [worker.submit(lambda number=number: job(number)) for number in range(20)]
+    assert [future.result() for future in futures] == list(range(0, 40, 2))
+    assert ran == list(range(20))
+
+
+def test_jobs_run_on_one_thread_that_is_not_a_daemon_and_goes_when_idle(
+    worker: Worker[Any],
+) -> None:
+    gate = threading.Event()
+    worker.submit(gate.wait)
+    second = worker.submit(threading.current_thread)
+    third = worker.submit(threading.current_thread)
+    gate.set()
+    worker.wait()
+    thread = second.result()
+    assert thread is third.result() is not threading.current_thread()
+    assert not thread.daemon
+    assert not thread.is_alive()
+    later = worker.submit(threading.current_thread)
+    worker.wait()
+    assert later.result() is not thread
+
+
+def test_the_thread_is_no_daemon_even_if_a_daemon_submits(worker: Worker[Any]) -> None:
+    futures: list[Any] = []
+    daemon = threading.Thread(
+        target=lambda: futures.append(worker.submit(lambda: threading.current_thread().daemon)),
+        daemon=True,
+    )
+    daemon.start()
+    daemon.join()
+    assert futures[0].result() is False
+
+
+def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
+    events: list[str] = []
+    worker: Worker[Any] = Worker(background=False, finished=lambda: events.append("finished"))
+    worker.wait_for_room()
+    future = worker.submit(lambda: events.append("ran") or threading.current_thread())
+    events.append("returned")
+    worker.wait()
+    assert events == ["ran", "finished", "returned"]
+    assert future.result() is threading.current_thread()
+
+
+def test_room_is_waited_for_so_that_at_most_one_job_waits(worker: Worker[Any]) -> None:
+    gate, log = threading.Event(), []
+    worker.submit(lambda: gate.wait() and log.append("first"))
+    worker.wait_for_room()
+    worker.submit(lambda: log.append("second"))
+    when_it_waits(worker, gate.set)
+    worker.wait_for_room()  # Sets the gate only if it does wait.
+    assert "first" in log
+    worker.wait()
+    assert log == ["first", "second"]
+
+
+def test_however_many_are_submitted_one_runs_and_one_waits(worker: Worker[Any]) -> None:
+    gate = threading.Event()
+    when_it_waits(worker, gate.set)
+    unfinished: list[int] = []
+    futures: list[Any] = []
+    for _ in range(20):
+        worker.wait_for_room()
+        futures.append(worker.submit(gate.wait))
+        unfinished.append(sum(not future.done() for future in futures))
+    worker.wait()
+    assert max(unfinished) == 2
+    assert all(future.result() for future in futures)
+
+
+def test_there_is_room_while_nothing_runs(worker: Worker[Any]) -> None:
+    when_it_waits(worker, lambda: pytest.fail("It waits."))
+    worker.wait_for_room()
+    worker.submit(nothing).result()
+    worker.wait()
+    worker.wait_for_room()
+
+
+def test_a_job_may_submit_another_and_waits_for_nothing(worker: Worker[Any]) -> None:
+    submitted, log = threading.Event(), []
+
+    def first() -> None:
+        submitted.wait()
+        worker.wait_for_room()  # One waits, and only this thread could take it.
+        worker.submit(lambda: log.append("third"))
+        worker.wait()
+        log.append("first")
+
+    worker.submit(first)
+    worker.submit(lambda: log.append("second"))
+    submitted.set()
+    worker.wait()
+    assert log == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_an_error_is_in_the_future_and_stops_no_other_job(background: bool) -> None:
+    worker: Worker[Any] = Worker(background, nothing)
+    error = ValueError("no luck")
+
+    def fail() -> None:
+        raise error
+
+    failed, sound = worker.submit(fail), worker.submit(lambda: 1)
+    assert failed.exception() is error
+    assert sound.result() == 1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_on_the_calling_thread_is_not_swallowed(kind: type[BaseException]) -> None:
+    events: list[str] = []
+    worker: Worker[Any] = Worker(background=False, finished=lambda: events.append("finished"))
+
+    def interrupted() -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        worker.submit(interrupted)
+    assert events == ["finished"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_nothing_that_a_job_raises_ends_the_thread(
+    worker: Worker[Any], kind: type[BaseException]
+) -> None:
+    def interrupted() -> None:
+        raise kind
+
+    failed, sound = worker.submit(interrupted), worker.submit(lambda: 1)
+    assert isinstance(failed.exception(), kind)
+    assert sound.result() == 1
+
+
+def test_a_job_cannot_be_cancelled(worker: Worker[Any]) -> None:
+    gate = threading.Event()
+    running, waiting = worker.submit(gate.wait), worker.submit(lambda: "made")
+    assert not running.cancel()
+    assert not waiting.cancel()
+    gate.set()
+    assert waiting.result() == "made"
+
+
+def test_finished_is_called_on_the_thread_when_no_job_is_left() -> None:
+    gate, log = threading.Event(), []
+    worker: Worker[Any] = Worker(True, lambda: log.append(threading.current_thread()))
+    worker.submit(lambda: gate.wait() and log.append("first"))
+    second = worker.submit(lambda: log.append("second") or threading.current_thread())
+    gate.set()
+    worker.wait()
+    assert log == ["first", "second", second.result()]
+
+
+def test_a_job_that_comes_while_finished_runs_is_not_lost() -> None:
+    log: list[str] = []
+
+    def finished() -> None:
+        log.append("finished")
+        if len(log) == 2:
+            worker.submit(lambda: log.append("late"))
+
+    worker: Worker[Any] = Worker(True, finished)
+    worker.submit(lambda: log.append("first"))
+    worker.wait()
+    assert log == ["first", "finished", "late", "finished"]
+
+
+def test_a_job_and_what_it_holds_is_let_go_before_the_next(worker: Worker[Any]) -> None:
+    class Snapshot:
+        """What a job holds."""
+
+    def job(snapshot: Snapshot) -> None:
+        gate.wait()
+
+    gate, snapshot = threading.Event(), Snapshot()
+    reference = weakref.ref(snapshot)
+    worker.submit(lambda snapshot=snapshot: job(snapshot))
+    del snapshot
+    second = worker.submit(reference)
+    gate.set()
+    assert second.result() is None
+
+
+def test_an_error_that_is_dropped_is_gone_with_all_it_held(worker: Worker[Any]) -> None:
+    class Snapshot:
+        """What a job holds."""
+
+    def fail(snapshot: Snapshot) -> None:
+        raise ValueError("no luck")
+
+    snapshot = Snapshot()
+    reference = weakref.ref(snapshot)
+    future = worker.submit(lambda snapshot=snapshot: fail(snapshot))
+    del snapshot
+    worker.wait()
+    assert isinstance(future.exception(), ValueError)
+    del future
+    # At once, by reference counts: snapshots are too large to wait for a collection.
+    assert reference() is None
+
+
+def test_a_job_runs_here_if_no_thread_can_be_started(
+    worker: Worker[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        here = worker.submit(threading.current_thread)
+        worker.wait_for_room()
+        worker.wait()
+    there = worker.submit(threading.current_thread)
+    worker.wait()
+    assert here.result() is threading.current_thread() is not there.result()
+
+
+CRASH = """
+import threading
+from keras_export_callbacks.worker import Worker
+def first():
+    threading.main_thread().join()
+    print("first", flush=True)
+worker = Worker(True, lambda: print("finished", flush=True))
+worker.submit(first)
+worker.submit(lambda: print("second", flush=True))
+raise SystemError("crash")
+"""
+
+AT_EXIT = """
+import atexit
+from keras_export_callbacks.worker import Worker
+worker = Worker(True, lambda: None)
+atexit.register(lambda: print(worker.submit(lambda: "made").result()))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_by_an_exception_finishes_its_jobs() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", CRASH],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "SystemError: crash" in ran.stderr
+    assert ran.returncode == 1
+    assert ran.stdout.split() == ["first", "second", "finished"]
+
+
+@pytest.mark.slow
+def test_a_job_submitted_while_the_interpreter_ends_is_made() -> None:
+    assert run_python(AT_EXIT) == "made\n"
