@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
 from .endpoint import Endpoint
-from .errors import BackendError, ExportTypeError, ExportValueError
+from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import KnownFile, sync, sync_tree
 from .graph import FINGERPRINT, SavedGraph, ServableGraph
 from .record import EndpointInfo, FileInfo
@@ -221,7 +221,14 @@ class ExportArchive:
             The `tf.function` that calls the resource.
         """
         self.track(resource)
-        return self.add_endpoint(name, resource.__call__, input_signature, **kwargs)
+        try:
+            call = resource.__call__
+        except AttributeError as error:
+            raise error_like(error)(
+                f"Received resource={resource!r} of type {type(resource)}, which cannot be called. "
+                "Expected a layer or model."
+            ) from error
+        return self.add_endpoint(name, call, input_signature, **kwargs)
 
     def add_variable_collection(self, name: str, variables: Iterable[Any]) -> None:
         """Keep a list of variables under a name on the revived object.

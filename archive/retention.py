@@ -104,10 +104,23 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     objective that some version was exported for: "best" is read from the
     committed versions, so losing it would let a worse model count as a record.
     """
-    objectives = {record.objective for record in records}
-    bests = (KeepBest(1, each.monitor, each.mode) for each in objectives if each is not None)
-    kept = KeepAny((policy, KeepLatest(1), *bests)).keeps(records)
+    kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
     return sorted({record.version for record in records} - kept)
+
+
+def _bests(records: Sequence[ExportRecord]) -> set[int]:
+    """The best by each objective, and the best of the versions exported for it.
+
+    Nearly always they are one. Where a version exported for another reason is
+    better, the objective itself would be forgotten without the second.
+    """
+    bests = set()
+    for objective in {objective for record in records if (objective := record.objective)}:
+        own = [record for record in records if record.objective == objective]
+        best = objective.best(records)
+        best_own = objective.best(own) or max(own, key=lambda record: record.version)
+        bests |= {record.version for record in (best, best_own) if record is not None}
+    return bests
 
 
 def _check_count(n: object, name: str) -> None:

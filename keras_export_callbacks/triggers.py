@@ -50,14 +50,14 @@ class EveryN:
         if not isinstance(self.n, kinds) or isinstance(self.n, bool) or not 0 < self.n < 2**63:
             kind = "number" if self.unit == "second" else "int"
             raise ExportValueError(
-                f"Received n={self.n!r}. Expected a positive {kind}: how many {self.unit}s from "
+                f"Received n={self.n!r}. Expected a positive {kind}: how many {self._units} from "
                 "one export to the next."
             )
 
     @property
     def reason(self) -> str:
         """What the manifest says about why."""
-        return f"every {self.n} {self.unit}s" if self.n != 1 else f"every {self.unit}"
+        return f"every {self.n} {self._units}" if self.n != 1 else f"every {self.unit}"
 
     def is_due(self, now: Moment, last: Moment) -> bool:
         """Whether to export now, when the last export, or the start, was at `last`.
@@ -70,6 +70,10 @@ class EveryN:
         if self.unit == "batch":
             return now.step // self.n > last.step // self.n
         return now.epoch is not None and (now.epoch + 1) % self.n == 0
+
+    @property
+    def _units(self) -> str:
+        return "batches" if self.unit == "batch" else f"{self.unit}s"
 
 
 @dataclass(frozen=True)

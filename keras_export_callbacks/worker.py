@@ -88,8 +88,6 @@ class Worker(Generic[T]):
                     return
 
     def _run_next(self) -> bool:
-        # A function of its own, so that a job and the snapshot it holds are not
-        # kept until the next one.
         with self._changed:
             if not self._waiting:
                 return False
@@ -97,6 +95,9 @@ class Worker(Generic[T]):
             self._changed.notify_all()
         with contextlib.suppress(BaseException):
             _run(job, future)
+        # The traceback of an error keeps this frame, and would keep the error
+        # itself by it, with the snapshot of the job.
+        del job, future
         return True
 
 
@@ -110,5 +111,4 @@ def _run(job: Callable[[], T], future: Future[T]) -> None:
     else:
         future.set_result(result)
     finally:
-        # An error holds this frame: it must not hold itself, nor the snapshot, by it.
-        del job, future
+        del job, future  # As above.

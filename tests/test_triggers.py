@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -91,7 +91,7 @@ def test_every_n_seconds_after_the_last_export() -> None:
     [
         (1, "epoch", "every epoch"),
         (2, "epoch", "every 2 epochs"),
-        (500, "batch", "every 500 batchs"),
+        (500, "batch", "every 500 batches"),
         (0.5, "second", "every 0.5 seconds"),
     ],
 )
@@ -160,7 +160,7 @@ def test_exports_only_ever_improve(
     exports = improvements(OnImprove(Objective("m", mode), min_delta), values)
     finite = [value for value in values if value is not None and math.isfinite(value)]
     assert exports[:1] == finite[:1]
-    for before, after in zip(exports, exports[1:], strict=False):
+    for before, after in pairwise(exports):
         assert after < before - min_delta if mode == "min" else after > before + min_delta
     if exports and not min_delta:
         assert exports[-1] == (min(finite) if mode == "min" else max(finite))

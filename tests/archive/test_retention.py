@@ -32,6 +32,9 @@ def records(draw: st.DrawFn) -> list[ExportRecord]:
             monitor=draw(st.sampled_from([None, "", "a", "b"])),
             mode=draw(st.none() | MODES),
             value=draw(st.none() | VALUES),
+            endpoints={},
+            libraries={},
+            files={},
         )
         for version in versions
     ]
@@ -77,6 +80,20 @@ def stays(record: ExportRecord, policy: RetentionPolicy, among: Sequence[ExportR
     return any(stays(record, each, among) for each in policy.policies)  # type: ignore[attr-defined]
 
 
+def is_best_by_an_objective(record: ExportRecord, among: Sequence[ExportRecord]) -> bool:
+    for monitor, mode in {(other.monitor, other.mode) for other in among}:
+        if monitor and mode:
+            if is_best(record, 1, monitor, mode, among):
+                return True
+            own = [other for other in among if (other.monitor, other.mode) == (monitor, mode)]
+            unmeasured = all(measured(other, monitor) is None for other in own)
+            if record in own and (
+                is_best(record, 1, monitor, mode, own) or (unmeasured and is_latest(record, 1, own))
+            ):
+                return True
+    return False
+
+
 @untimed
 @given(POLICIES, records())
 def test_policies_keep_what_the_model_keeps(
@@ -91,13 +108,12 @@ def test_policies_keep_what_the_model_keeps(
 def test_removals_spare_the_newest_and_the_best_by_their_own_objectives(
     policy: RetentionPolicy, among: list[ExportRecord]
 ) -> None:
-    objectives = [(other.monitor, other.mode) for other in among if other.monitor and other.mode]
     expected = [
         record.version
         for record in sorted(among, key=lambda record: record.version)
         if not stays(record, policy, among)
         and not is_latest(record, 1, among)
-        and not any(is_best(record, 1, *objective, among) for objective in objectives)
+        and not is_best_by_an_objective(record, among)
     ]
     assert removals(policy, among) == expected
 
@@ -134,6 +150,17 @@ def test_the_best_by_an_objective_that_no_policy_names_stays() -> None:
         for version, value in enumerate([0.5, 0.125, 0.25, 0.375], start=1)
     ]
     assert removals(KeepLatest(1), among) == [1, 3]
+
+
+def test_an_objective_is_not_forgotten_when_something_else_is_better() -> None:
+    """As when `ExportEveryN` and `ExportOnImprove` write into one base directory."""
+    among = [
+        a_record(1, monitor="val_loss", mode="min", value=0.5),
+        a_record(2, metrics={"val_loss": 0.25}),
+        a_record(3, metrics={"val_loss": 0.75}),
+        a_record(4, metrics={"val_loss": 1.0}),
+    ]
+    assert removals(KeepLatest(1), among) == [3]
 
 
 def test_a_policy_that_keeps_nothing_leaves_the_newest() -> None:

@@ -68,6 +68,7 @@ def assert_same_outputs(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding)
 
 
-def shards(path: str | Path) -> set[int]:
-    """The inode of each data file in the checkpoint of the SavedModel at `path`."""
-    return {data.stat().st_ino for data in Path(path, "variables").glob("variables.data-*")}
+def shards(path: str | Path) -> dict[int, int]:
+    """Inode and size of each data file in the checkpoint of the SavedModel at `path`."""
+    stats = [data.stat() for data in Path(path, "variables").glob("variables.data-*")]
+    return {stat.st_ino: stat.st_size for stat in stats}
