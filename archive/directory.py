@@ -7,14 +7,20 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeAlias
 
 from . import publish as publishing
-from .errors import DamagedVersionError, ExportError, StorageError, VersionNotFoundError
+from .errors import (
+    DamagedVersionError,
+    ExportError,
+    StorageError,
+    SupersededError,
+    VersionNotFoundError,
+)
 from .files import identity_of, link_or_copy, relative_files, sha256_of, sync
 from .objective import Mode, Objective
 from .record import MANIFEST, ExportRecord, FileInfo, parse_record, read_record
@@ -200,7 +206,11 @@ class ExportDirectory:
 
 
 def publish_record(
-    staged: Path, record: ExportRecord, base_dir: Path, snapshot_time: float | None = None
+    staged: Path,
+    record: ExportRecord,
+    base_dir: Path,
+    snapshot_time: float | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> ExportRecord:
     """Publish a staged version with its manifest; return the record as published.
 
@@ -213,10 +223,19 @@ def publish_record(
         base_dir: where the version appears.
         snapshot_time: when the snapshot ended, by `time.perf_counter`, for
             `write_seconds`; None leaves that as it is.
+        is_wanted: asked inside the commit, when no other writer can publish.
+
+    Raises:
+        SupersededError: it is not wanted any more; nothing was published.
     """
 
     def finish(version: int) -> None:
         nonlocal record
+        if not is_wanted():
+            raise SupersededError(
+                f"Not published to '{base_dir}': another writer has published a version with a "
+                f"better {record.monitor} than {record.value} in the meantime."
+            )
         created = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         record = replace(record, version=version, created=created)
         if snapshot_time is not None:

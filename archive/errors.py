@@ -47,6 +47,10 @@ class DamagedVersionError(ExportError):
     """A version or its manifest is not what was published."""
 
 
+class SupersededError(ExportError):
+    """Another writer published something better meanwhile, so this was dropped."""
+
+
 class MismatchError(ExportError, ValueError):
     """A version's variables do not fit the model they should go into."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType
@@ -96,6 +97,8 @@ def _held(item: Any) -> list[Any]:
         return _held_by_function(item)
     if isinstance(item, functools.partial):
         return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, weakref.ref):  # As a method that is a `tf.function` has its object.
+        return [item()]
     if isinstance(item, tf.types.experimental.PolymorphicFunction):
         return [item.python_function]
     if isinstance(item, keras.Layer | Trackable):

@@ -95,13 +95,20 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
             metrics=finite_scalars(logs or {}),
         )
 
-    def _export(self, moment: Moment, reason: str, objective: Objective | None = None) -> None:
+    def _export(
+        self,
+        moment: Moment,
+        reason: str,
+        objective: Objective | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._running.request(
             reason=reason,
             step=moment.step,
             epoch=moment.epoch,
             metrics=moment.metrics,
             objective=objective,
+            is_wanted=is_wanted,
         )
 
     def _begin(self, moment: Moment) -> None:
@@ -294,8 +301,15 @@ class ExportOnImprove(_ExportCallback):
         if self.monitor not in moment.metrics:
             return
         trigger = OnImprove(self._objective(), self._min_delta)
-        if trigger.is_due(moment, self._best(trigger.objective)):
-            self._export(moment, trigger.reason, trigger.objective)
+        if not trigger.is_due(moment, self._best(trigger.objective)):
+            return
+
+        def still_improves() -> bool:
+            """Another process may have published something better while this was written."""
+            best = self._running.published_best(trigger.objective)
+            return self._baseline is not None or trigger.is_due(moment, best)
+
+        self._export(moment, trigger.reason, trigger.objective, still_improves)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import keras
 
 from .archive.directory import ExportDirectory, publish_record
-from .archive.errors import ExportError, ExportTypeError, ExportValueError
+from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot
 from .archive.objective import Objective
 from .archive.publish import Workspace, check_base_dir
@@ -78,7 +78,8 @@ class _Request:
     epoch: int | None
     metrics: Mapping[str, float]
     objective: Objective | None
-    stall_seconds: float = 0.0
+    is_wanted: Callable[[], bool]
+    stall_seconds: float
 
     @property
     def value(self) -> float | None:
@@ -195,8 +196,14 @@ class Exporter:
         epoch: int | None,
         metrics: Mapping[str, float],
         objective: Objective | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> Future[ExportRecord]:
-        """`export`, telling also which metric made it happen."""
+        """`export`, telling also which metric made it happen.
+
+        `is_wanted` is asked once more just before publishing, while no other
+        process can publish. If it says no, the version is dropped, which is no
+        failure, and the future holds a `SupersededError`.
+        """
         self.report_failures()
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
@@ -215,7 +222,9 @@ class Exporter:
             failed.set_exception(failure)
             return failed
         snapshot_time = time.perf_counter()
-        request = _Request(reason, step, epoch, metrics, objective, snapshot_time - start)
+        request = _Request(
+            reason, step, epoch, metrics, objective, is_wanted, snapshot_time - start
+        )
         self._in_flight.append(request)
         return self._worker.submit(lambda: self._run(archive, snapshot, request, snapshot_time))
 
@@ -234,8 +243,7 @@ class Exporter:
             objective: the metric and its direction.
             own: look only at what this exporter has published.
         """
-        record = objective.best(self.exports if own else self.directory.records())
-        best = record.measured(objective.monitor) if record else None
+        best = _best_of(self.exports if own else self.directory.records(), objective)
         for request in list(self._in_flight):
             if (
                 request.objective == objective
@@ -244,6 +252,10 @@ class Exporter:
             ):
                 best = request.value
         return best
+
+    def published_best(self, objective: Objective) -> float | None:
+        """The best value published in the base directory, by whatever process."""
+        return _best_of(self.directory.records(), objective)
 
     def settle(self) -> None:
         """Return when every export is published or failed, without saying which."""
@@ -337,6 +349,8 @@ class Exporter:
         try:
             record = self._publish(archive, snapshot, request, snapshot_time)
             self.exports.append(record)
+        except SupersededError:
+            raise
         except Exception as error:
             failure = _as_export_error(f"An export to '{self.directory.path}' failed", error)
             self._failures.append(failure)
@@ -375,7 +389,7 @@ class Exporter:
                 libraries={name: version(name) for name in _LIBRARIES},
                 files=written.files,
             )
-            record = publish_record(staged, record, base_dir, snapshot_time)
+            record = publish_record(staged, record, base_dir, snapshot_time, request.is_wanted)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         archive.moved(record.path)
@@ -410,6 +424,11 @@ class Exporter:
 
 
 _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")
+
+
+def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | None:
+    record = objective.best(records)
+    return record.measured(objective.monitor) if record else None
 
 
 def _as_export_error(what: str, error: Exception) -> ExportError:

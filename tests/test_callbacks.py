@@ -19,6 +19,7 @@ import tensorflow as tf
 from support.models import Logs, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import (
+    ExportArchive,
     ExportDirectory,
     ExportError,
     ExportEveryN,
@@ -124,6 +125,25 @@ class TestOnImprove:
         fit([Logs("score", [0.4]), again])
         assert again.exports == []
         assert ExportDirectory("base").versions() == [1]
+
+    def test_what_another_writer_bettered_meanwhile_is_dropped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = self.callback()
+        fit([Logs("score", [0.5]), other])
+        write = ExportArchive.write
+
+        def overtaken(*args: Any) -> Any:
+            monkeypatch.setattr(ExportArchive, "write", write)
+            fit([Logs("score", [0.2]), other])
+            return write(*args)
+
+        monkeypatch.setattr(ExportArchive, "write", overtaken)
+        callback = self.callback()
+        fit([Logs("score", [0.4]), callback])
+        assert callback.exports == []
+        assert [record.value for record in ExportDirectory("base").records()] == [0.5, 0.2]
+        assert not Path("base/.staging").exists()
 
     def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])

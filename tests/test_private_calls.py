@@ -1,0 +1,162 @@
+"""The calls that have no public way: each test fails when TensorFlow or Keras moves one."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+import tensorflow as tf
+
+from keras_export_callbacks import ExportError
+from keras_export_callbacks._keras import infer_mode
+from keras_export_callbacks.archive._tensorflow import (
+    OBJECT_GRAPH_KEY,
+    AutoTrackable,
+    Trackable,
+    concrete_functions,
+    fingerprint_for,
+    saved_traces,
+    signature_defs,
+    state_keys,
+)
+
+SPECS = [tf.TensorSpec((None,))]
+
+
+def root(variables: list[Any] | None = None) -> Any:
+    """What `tf.saved_model.save` takes, with a list of variables and an endpoint."""
+    tracked = AutoTrackable()
+    tracked.listed = variables or [tf.Variable(1.0), tf.Variable([2.0, 3.0])]
+    tracked.serve = tf.function(lambda x: x + tracked.listed[0], input_signature=SPECS)
+    return tracked
+
+
+def test_any_attribute_of_an_auto_trackable_is_saved() -> None:
+    saved = root()
+    saved.variables = saved.listed
+    tf.saved_model.save(saved, "saved")
+    revived = tf.saved_model.load("saved")
+    assert [variable.numpy().tolist() for variable in revived.variables] == [1.0, [2.0, 3.0]]
+
+
+def test_what_can_be_tracked() -> None:
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
+    assert all(isinstance(item, Trackable) for item in (table, tf.Variable(1.0), tf.Module()))
+    assert not isinstance("model", Trackable)
+
+
+def test_traces_are_listed_oldest_first() -> None:
+    function = tf.function(lambda x: x)
+    assert concrete_functions(function) == []
+    function(tf.ones((1, 2)))
+    function(tf.ones((1, 3)))
+    shapes = [
+        trace.structured_input_signature[0][0].shape for trace in concrete_functions(function)
+    ]
+    assert shapes == [(1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        tf.saved_model.SaveOptions(
+            experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
+        ),
+    ],
+)
+def test_saving_on_another_thread_does_not_trace_again(options: Any) -> None:
+    runs = []
+
+    def serve(x: Any) -> Any:
+        runs.append(threading.current_thread())
+        return x
+
+    saved = AutoTrackable()
+    saved.serve = tf.function(serve, input_signature=SPECS)
+    (trace,) = saved_traces(saved.serve, options)
+    arguments = {"signatures": {"serve": trace}, "options": options}
+    thread = threading.Thread(target=tf.saved_model.save, args=(saved, "saved"), kwargs=arguments)
+    thread.start()
+    thread.join()
+    assert runs == [threading.current_thread()]
+    assert list(tf.saved_model.load("saved").serve(tf.ones(1)).numpy()) == [1.0]
+
+
+def test_signatures_are_read_out_of_a_saved_model() -> None:
+    tf.saved_model.save(root(), "saved")
+    signatures = signature_defs(Path("saved", "saved_model.pb").read_bytes())
+    assert list(signatures) == ["serving_default"]
+    assert list(signatures["serving_default"].inputs) == ["x"]
+
+
+def test_every_key_of_a_checkpoint_is_told_by_its_object() -> None:
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
+    saved = root()
+    saved.tables = [table]
+    saved.look_up = tf.function(lambda words: table.lookup(words),
+                                input_signature=[tf.TensorSpec((None,), tf.string)])  # fmt: skip
+    tf.saved_model.save(saved, "saved")
+    reader = tf.train.load_checkpoint("saved/variables/variables")
+    object_graph = reader.get_tensor(OBJECT_GRAPH_KEY)
+    keys = [of_one["VARIABLE_VALUE"] for of_one in state_keys(object_graph, "listed")]
+    assert [reader.get_tensor(key).tolist() for key in keys] == [1.0, [2.0, 3.0]]
+    ((of_table,),) = (of_one.values() for of_one in state_keys(object_graph, "tables"))
+    listed = {name for name, _ in tf.train.list_variables("saved/variables/variables")}
+    assert listed == {*keys, f"{of_table}-keys", f"{of_table}-values", OBJECT_GRAPH_KEY}
+
+
+def test_a_fingerprint_is_what_tensorflow_writes_itself() -> None:
+    variable = tf.Variable(1.0)
+    saved = root([variable])
+    tf.saved_model.save(saved, "first")
+    variable.assign(2.0)
+    tf.saved_model.save(saved, "second")
+    first, second = (Path(path, "fingerprint.pb").read_bytes() for path in ("first", "second"))
+    index = Path("second", "variables", "variables.index").read_bytes()
+    theirs = tf.saved_model.experimental.read_fingerprint("second")
+    assert fingerprint_for(second, index) == second
+    Path("first", "fingerprint.pb").write_bytes(fingerprint_for(first, index))
+    ours = tf.saved_model.experimental.read_fingerprint("first")
+    assert ours.checkpoint_hash == theirs.checkpoint_hash
+    assert ours.saved_model_checksum != 0
+
+
+def mine(y_true: Any, y_pred: Any) -> Any:
+    """A metric of one's own, of which Keras does not know what is better."""
+    return keras.ops.mean(y_pred)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    layers = [keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid")]
+    model = keras.Sequential(layers)
+    metrics = ["accuracy", "mse", "mae", "auc", mine]
+    model.compile("adam", "mse", metrics=metrics)
+    model.fit(tf.ones((2, 1)), tf.ones((2, 1)), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("accuracy", "max"),
+        ("val_accuracy", "max"),
+        ("auc", "max"),
+        ("loss", "min"),
+        ("val_loss", "min"),
+        ("mse", "min"),
+        ("val_mae", "min"),
+    ],
+)
+def test_the_direction_of_a_metric(trained: Any, monitor: str, mode: str) -> None:
+    assert infer_mode(monitor, trained) == mode
+
+
+@pytest.mark.parametrize("monitor", ["mine", "val_mine", "nothing", "accurac"])
+def test_a_direction_is_never_guessed(trained: Any, monitor: str) -> None:
+    with pytest.raises(ExportError, match=rf"'{monitor}'.*mode='max'"):
+        infer_mode(monitor, trained)
