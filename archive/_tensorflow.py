@@ -6,6 +6,7 @@ one of them moves. Everything else in this project uses public API.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -44,6 +45,14 @@ def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> l
     """
     with save_context.save_context(options or tf.saved_model.SaveOptions()):
         return list(function._list_all_concrete_functions_for_serialization())
+
+
+def replicas(variable: Any) -> Sequence[Any]:
+    """The variables behind one that a `tf.distribute.Strategy` made; none behind another.
+
+    A trace reads one of them, and knows nothing of the variable that users see.
+    """
+    return variable.values if isinstance(variable, tf.distribute.DistributedValues) else ()
 
 
 def signature_defs(saved_model: bytes) -> dict[str, Any]:

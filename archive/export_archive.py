@@ -305,7 +305,7 @@ class ExportArchive:
         """
         if not self._endpoints:
             raise ExportValueError(
-                "The archive has no endpoints. Register one with `add_endpoint` first."
+                "No endpoints have been set yet. Register one with `add_endpoint` first."
             )
         wanted = _content(options)
         if self._plan is not None:

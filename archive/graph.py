@@ -20,6 +20,7 @@ import tensorflow as tf
 from ._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
+    replicas,
     signature_defs,
     state_keys,
 )
@@ -83,12 +84,10 @@ class ServableGraph:
             [*tracked, *(endpoint.function for endpoint in self.endpoints)]
         )
         traces = [trace for traces in self._traces.values() for trace in traces]
-        self.variables = _unique(
-            [
-                *(variable for variables in self.lists.values() for variable in variables),
-                *(variable for trace in traces for variable in trace.variables),
-            ]
-        )
+        listed = [variable for variables in self.lists.values() for variable in variables]
+        hidden = {id(replica) for variable in listed for replica in replicas(variable)}
+        read = [variable for trace in traces for variable in trace.variables]
+        self.variables = _unique([*listed, *(item for item in read if id(item) not in hidden)])
         self.resources = _exported(self.host_state.resources, tracked, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
         self._check_captures()
@@ -133,10 +132,11 @@ class ServableGraph:
 
     def _check_captures(self) -> None:
         """Raise if an endpoint uses a table or variable that is not exported."""
-        if any(isinstance(item, tf.distribute.DistributedValues) for item in self.variables):
-            return  # Their traces capture a handle of one replica.
+        variables = [
+            item for variable in self.variables for item in replicas(variable) or [variable]
+        ]
         known = {
-            *(id(variable.handle) for variable in self.variables),
+            *(id(variable.handle) for variable in variables),
             *(id(_handle(resource)) for resource in self.resources),
         }
         for name, traces in self._traces.items():

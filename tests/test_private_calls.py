@@ -18,6 +18,7 @@ from keras_export_callbacks.archive._tensorflow import (
     Trackable,
     concrete_functions,
     fingerprint_for,
+    replicas,
     saved_traces,
     signature_defs,
     state_keys,
@@ -84,6 +85,17 @@ def test_saving_on_another_thread_does_not_trace_again(options: Any) -> None:
     thread.join()
     assert runs == [threading.current_thread()]
     assert list(tf.saved_model.load("saved").serve(tf.ones(1)).numpy()) == [1.0]
+
+
+def test_the_replicas_of_a_variable() -> None:
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        mirrored = tf.Variable(1.0)
+    (replica,) = replicas(mirrored)
+    function = tf.function(lambda: mirrored + 1.0, input_signature=[])
+    (trace,) = saved_traces(function, None)
+    assert trace.variables == (replica,)
+    assert [handle is replica.handle for handle in trace.captured_inputs] == [True]
+    assert list(replicas(tf.Variable(1.0))) == []
 
 
 def test_signatures_are_read_out_of_a_saved_model() -> None:

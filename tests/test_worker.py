@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,14 @@ def nothing() -> None:
 @pytest.fixture
 def worker() -> Worker[Any]:
     return Worker(background=True, finished=nothing)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What jobs wait for; opened at the latest when the test has failed."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 def when_it_waits(worker: Worker[Any], act: Callable[[], None]) -> None:
@@ -51,9 +59,8 @@ def test_jobs_run_in_order_and_futures_have_their_results(background: bool) -> N
 
 
 def test_jobs_run_on_one_thread_that_is_not_a_daemon_and_goes_when_idle(
-    worker: Worker[Any],
+    worker: Worker[Any], gate: threading.Event
 ) -> None:
-    gate = threading.Event()
     worker.submit(gate.wait)
     second = worker.submit(threading.current_thread)
     third = worker.submit(threading.current_thread)
@@ -90,8 +97,10 @@ def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
     assert future.result() is threading.current_thread()
 
 
-def test_room_is_waited_for_so_that_at_most_one_job_waits(worker: Worker[Any]) -> None:
-    gate, log = threading.Event(), []
+def test_room_is_waited_for_so_that_at_most_one_job_waits(
+    worker: Worker[Any], gate: threading.Event
+) -> None:
+    log: list[Any] = []
     worker.submit(lambda: gate.wait() and log.append("first"))
     worker.wait_for_room()
     worker.submit(lambda: log.append("second"))
@@ -102,8 +111,9 @@ def test_room_is_waited_for_so_that_at_most_one_job_waits(worker: Worker[Any]) -
     assert log == ["first", "second"]
 
 
-def test_however_many_are_submitted_one_runs_and_one_waits(worker: Worker[Any]) -> None:
-    gate = threading.Event()
+def test_however_many_are_submitted_one_runs_and_one_waits(
+    worker: Worker[Any], gate: threading.Event
+) -> None:
     when_it_waits(worker, gate.set)
     unfinished: list[int] = []
     futures: list[Any] = []
@@ -180,8 +190,7 @@ def test_nothing_that_a_job_raises_ends_the_thread(
     assert sound.result() == 1
 
 
-def test_a_job_cannot_be_cancelled(worker: Worker[Any]) -> None:
-    gate = threading.Event()
+def test_a_job_cannot_be_cancelled(worker: Worker[Any], gate: threading.Event) -> None:
     running, waiting = worker.submit(gate.wait), worker.submit(lambda: "made")
     assert not running.cancel()
     assert not waiting.cancel()
@@ -189,8 +198,8 @@ def test_a_job_cannot_be_cancelled(worker: Worker[Any]) -> None:
     assert waiting.result() == "made"
 
 
-def test_finished_is_called_on_the_thread_when_no_job_is_left() -> None:
-    gate, log = threading.Event(), []
+def test_finished_is_called_on_the_thread_when_no_job_is_left(gate: threading.Event) -> None:
+    log: list[Any] = []
     worker: Worker[Any] = Worker(True, lambda: log.append(threading.current_thread()))
     worker.submit(lambda: gate.wait() and log.append("first"))
     second = worker.submit(lambda: log.append("second") or threading.current_thread())
@@ -213,14 +222,16 @@ def test_a_job_that_comes_while_finished_runs_is_not_lost() -> None:
     assert log == ["first", "finished", "late", "finished"]
 
 
-def test_a_job_and_what_it_holds_is_let_go_before_the_next(worker: Worker[Any]) -> None:
+def test_a_job_and_what_it_holds_is_let_go_before_the_next(
+    worker: Worker[Any], gate: threading.Event
+) -> None:
     class Snapshot:
         """What a job holds."""
 
     def job(snapshot: Snapshot) -> None:
         gate.wait()
 
-    gate, snapshot = threading.Event(), Snapshot()
+    snapshot = Snapshot()
     reference = weakref.ref(snapshot)
     worker.submit(lambda snapshot=snapshot: job(snapshot))
     del snapshot

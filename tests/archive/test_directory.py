@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from keras_export_callbacks.archive.directory import publish_record
 from keras_export_callbacks.archive.errors import (
     DamagedVersionError,
     StorageError,
+    SupersededError,
     VersionNotFoundError,
 )
 from keras_export_callbacks.archive.publish import STAGING, workspace
@@ -477,6 +479,29 @@ def test_what_no_one_could_read_is_not_published(
         with pytest.raises(error):
             publish_record(staged, a_record(0, **{field: value}), BASE)
     assert tree(BASE) == {}
+
+
+def test_what_is_not_wanted_any_more_is_not_published() -> None:
+    write_version(BASE, 1)
+    before = tree(BASE)
+    with workspace(BASE) as space:
+        staged = space.stage()
+        write_files(staged)
+        with pytest.raises(SupersededError, match="'base': another writer .* than 0.5 in the mean"):
+            publish_record(
+                staged, a_record(0, monitor="m", mode="min", value=0.5), BASE, None, lambda: False
+            )
+    assert tree(BASE) == before
+
+
+def test_the_time_of_writing_ends_with_the_commit() -> None:
+    with workspace(BASE) as space:
+        staged = space.stage()
+        write_files(staged)
+        start = time.perf_counter()
+        record = publish_record(staged, a_record(0), BASE, snapshot_time=start - 100)
+        passed = time.perf_counter() - start
+    assert 100 <= record.write_seconds <= 100 + passed
 
 
 def test_refused_by_the_system_is_an_error_of_ours(

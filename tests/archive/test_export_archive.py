@@ -265,3 +265,42 @@ def test_other_precisions_are_stored_as_they_are(policy: str) -> None:
     ours = [*revived.variables, *revived.optimizer_variables]
     for one, other in zip(ours, live, strict=True):
         assert_same_bits(one, other.value)
+
+
+def test_every_dtype_and_shape_is_stored() -> None:
+    values = [
+        ["a", "longer"],
+        tf.zeros((0, 3)),
+        [True, False],
+        [1 + 2j],
+        tf.cast([1.0, 2.0], tf.bfloat16),
+        tf.cast([1.0, 2.0], tf.dtypes.experimental.float8_e5m2),
+        tf.constant(3, tf.int8),
+        tf.cast([1, 2], tf.dtypes.experimental.int4),
+    ]
+    variables = [tf.Variable(value) for value in values]
+    growing = tf.Variable(tf.zeros(2), shape=tf.TensorShape([None]))
+    archive = ExportArchive()
+    archive.add_endpoint("add", lambda x: x + 1, [tf.TensorSpec(())])
+    archive.add_variable_collection("kept", [*variables, growing])
+    for path in ("first", "second", "third"):
+        archive.write_out(path, verbose=False)
+        revived = tf.saved_model.load(path)
+        for ours, theirs in zip(revived.kept, [*variables, growing], strict=True):
+            assert_same_bits(ours.read_value(), theirs.read_value())
+        growing.assign(tf.ones(len(growing.numpy()) + 1))
+        variables[0].assign(["changed", path])
+
+
+def test_variables_of_a_distribution_strategy() -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = classifier()
+    archive = ExportArchive()
+    archive.track_and_add_endpoint("serve", model, FLOATS)
+    for _ in range(2):
+        model.fit(*data(), verbose=0)
+        archive.write_out("artifact", verbose=False)
+        revived = tf.saved_model.load("artifact")
+        assert_same_outputs(revived.serve(FLOAT_BATCH), model(FLOAT_BATCH))
+    assert stored_elements("artifact") == elements(model.variables)

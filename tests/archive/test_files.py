@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from keras_export_callbacks.archive.files import (
     link_or_copy,
     relative_files,
     sha256_of,
+    sync,
 )
 
 SOURCE = Path("source")
@@ -85,6 +88,28 @@ def test_relative_files_are_all_but_directories_and_no_link_is_followed() -> Non
     Path("root/dangling").symlink_to("nowhere")
     Path("root/empty").mkdir()
     assert sorted(relative_files(Path("root"))) == ["a", "b/c", "b/d/e", "b/link", "dangling"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_what_a_file_system_cannot_flush_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", _failing(code))
+    sync(Path.cwd())
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_what_was_lost_while_flushing_is_told(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(os, "fsync", _failing(code))
+    with pytest.raises(OSError, match=os.strerror(code)):
+        sync(Path.cwd())
+
+
+def _failing(code: int) -> Callable[[int], None]:
+    def fsync(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fsync
 
 
 def test_a_digest_is_that_of_all_bytes() -> None:

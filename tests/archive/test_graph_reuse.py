@@ -20,6 +20,10 @@ SPECS = [tf.TensorSpec((None, FEATURES))]
 BATCH = data(3)[0]
 
 
+# Keras quantizes through NumPy's old protocol.
+KERAS_COPIES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
 class Counted:
     """An archive of a model whose endpoint counts how often Python runs it."""
 
@@ -91,6 +95,10 @@ def adapt_in_low_rank(counted: Counted) -> None:
     counted.model.layers[0].lora_kernel_b.assign(np.ones((2, 8)))
 
 
+def quantize(counted: Counted) -> None:
+    counted.model.layers[0].quantize("int8")
+
+
 def add_a_layer_with_variables(counted: Counted) -> None:
     counted.model.add(keras.layers.Dense(2))
 
@@ -116,6 +124,7 @@ def track_a_layer(counted: Counted) -> None:
         freeze,
         freeze_all,
         adapt_in_low_rank,
+        pytest.param(quantize, marks=KERAS_COPIES),
         add_a_layer_with_variables,
         add_a_layer_without_variables,
         track_a_table,

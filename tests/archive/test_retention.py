@@ -155,12 +155,14 @@ def test_the_best_by_an_objective_that_no_policy_names_stays() -> None:
 def test_an_objective_is_not_forgotten_when_something_else_is_better() -> None:
     """As when `ExportEveryN` and `ExportOnImprove` write into one base directory."""
     among = [
-        a_record(1, monitor="val_loss", mode="min", value=0.5),
-        a_record(2, metrics={"val_loss": 0.25}),
-        a_record(3, metrics={"val_loss": 0.75}),
-        a_record(4, metrics={"val_loss": 1.0}),
+        a_record(1, monitor="val_loss", mode="min", value=0.75),
+        a_record(2, monitor="val_loss", mode="min", value=0.5),
+        a_record(3, monitor="val_loss", mode="min", value=0.625),
+        a_record(4, metrics={"val_loss": 0.25}),
+        a_record(5, metrics={"val_loss": 0.375}),
+        a_record(6, metrics={"val_loss": 1.0}),
     ]
-    assert removals(KeepLatest(1), among) == [3]
+    assert removals(KeepLatest(1), among) == [1, 3, 5]
 
 
 def test_a_policy_that_keeps_nothing_leaves_the_newest() -> None:

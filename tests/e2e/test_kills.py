@@ -1,0 +1,132 @@
+"""Killed at any moment, a writer leaves no bad version behind."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_export_callbacks import ExportDirectory
+
+# Imported once by a server process, from which each process to kill is forked.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["keras_export_callbacks.callbacks"])
+
+RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "12"))
+
+# The names of `support.kill_target.STEPS`, which is not imported here: this process
+# must stay without TensorFlow, to show that checking needs none.
+STEPS = [
+    "make a directory",
+    "save the graph",
+    "write variables",
+    "join shards",
+    "link a file",
+    "write a file",
+    "write the fingerprint",
+    "flush",
+    "flush the manifest",
+    "rename",
+    "delete",
+    "unlock",
+]
+
+
+class Witness:
+    """Looks at the base directories after each kill, and remembers what it saw."""
+
+    def __init__(self, root: Path) -> None:
+        self.directories = [ExportDirectory(root / name) for name in ("every", "best")]
+        self.seen: list[dict[int, str]] = [{}, {}]
+        self.kills = 0
+        self.checked = 0
+        self.loader = multiprocessing.get_context("spawn").Pool(1)
+
+    def look(self) -> None:
+        for directory, seen in zip(self.directories, self.seen, strict=True):
+            for version in directory.versions():
+                assert directory.verify(version) == []
+                record = directory.record(version)
+                self.loader.apply(load, (str(record.path),))
+                assert seen.setdefault(version, record.created) == record.created
+                self.checked += 1
+            gone = seen.keys() - directory.versions()
+            assert all(version < max(seen) for version in gone), "the newest was removed"
+        values = [record.value for record in self.directories[1].records()]
+        assert values == sorted(values, reverse=True), "a worse model was published"  # type: ignore[type-var]
+
+    def published(self) -> list[int]:
+        return [max(directory.versions(), default=0) for directory in self.directories]
+
+    def finish(self) -> None:
+        """The next run exports, and clears what the killed ones left."""
+        before = self.published()
+        assert run(self, epochs=60).exitcode == 0
+        self.look()
+        assert self.published()[0] > before[0]
+        for directory in self.directories:
+            names = sorted(path.name for path in directory.path.iterdir())
+            assert names == sorted(map(str, directory.versions())), "something stale is left"
+        assert "tensorflow" not in sys.modules or "pytest" in sys.modules
+        print(f"{self.kills} kills, {self.checked} versions checked and loaded")
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Iterator[Witness]:
+    witness = Witness(tmp_path)
+    with witness.loader:
+        yield witness
+    witness.loader.join()
+
+
+def load(path: str) -> None:
+    """Load a version with TensorFlow's C library, and run it."""
+    import numpy as np
+    from support.c_loader import Session
+
+    outputs = Session(path).run("serve", {"inputs": np.ones((1, 2), "float32")})
+    assert np.isfinite(outputs["output_0"]).all()
+
+
+def run(witness: Witness, kill_after: float | None = None, **options: Any) -> Any:
+    from support.kill_target import train
+
+    process = PROCESSES.Process(
+        target=train, args=(str(witness.directories[0].path.parent),), kwargs=options
+    )
+    process.start()
+    process.join(kill_after)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    witness.kills += process.exitcode == -signal.SIGKILL
+    return process
+
+
+@pytest.mark.slow
+def test_at_each_step_of_an_export_and_a_removal(witness: Witness) -> None:
+    for step, before in itertools.product(STEPS, (True, False)):
+        # Late enough to be in the midst of exports and removals, where that is possible.
+        count = 1 if step == "save the graph" else 7
+        run(witness, epochs=60, die=(step, before, count))
+        witness.look()
+    assert witness.kills == 2 * len(STEPS)
+    witness.finish()
+
+
+@pytest.mark.slow
+def test_at_random_times(witness: Witness) -> None:
+    """Set RANDOM_KILLS=200 for the long run."""
+    moments = random.Random(0)
+    while witness.kills < RANDOM_KILLS:
+        run(witness, kill_after=moments.uniform(0.5, 4))
+        witness.look()
+    witness.finish()

@@ -1,0 +1,81 @@
+"""A training process that the kill tests kill, and how it is told to die by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_export_callbacks import ExportEveryN, ExportOnImprove, KeepLatest
+from keras_export_callbacks.archive import directory, export_archive
+
+# Every step of an export and of a removal, as the function that takes it.
+STEPS: dict[str, tuple[Any, str]] = {
+    "make a directory": (os, "mkdir"),
+    "save the graph": (tf.saved_model, "save"),
+    "write variables": (tf.raw_ops, "SaveV2"),
+    "join shards": (tf.raw_ops, "MergeV2Checkpoints"),
+    "link a file": (os, "link"),
+    "write a file": (Path, "write_bytes"),
+    "write the fingerprint": (export_archive, "fingerprint_for"),
+    "flush": (os, "fsync"),
+    "flush the manifest": (directory, "sync"),
+    "rename": (os, "rename"),
+    "delete": (shutil, "rmtree"),
+    "unlock": (os, "close"),
+}
+
+
+class Falling(keras.callbacks.Callback):
+    """A metric that rises and falls, so that only some epochs improve on it."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        logs["score"] = float(np.random.default_rng(epoch).normal() - epoch / 10)
+
+
+def train(base_dir: str, epochs: int = 10_000, die: tuple[str, bool, int] | None = None) -> None:
+    """Export after every batch, and on improvement, until killed or done.
+
+    Args:
+        base_dir: ``base_dir/every`` and ``base_dir/best`` get the versions.
+        epochs: of two batches each.
+        die: a step, whether before or after it, and the how-manieth time.
+    """
+    if die is not None:
+        _die_at(*die)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    callbacks = [
+        Falling(),
+        ExportEveryN(
+            f"{base_dir}/every", unit="batch", keep=KeepLatest(2), log_dir=None, background=False
+        ),
+        ExportOnImprove(f"{base_dir}/best", "score", mode="min", keep=2, log_dir=None),
+    ]
+    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+    model.fit(x, y, batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+def _die_at(step: str, before: bool, count: int) -> None:
+    owner, name = STEPS[step]
+    original: Callable[..., Any] = getattr(owner, name)
+    left = [count]
+
+    def fatal(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, fatal)
