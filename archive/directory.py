@@ -23,9 +23,20 @@ from .errors import (
 )
 from .files import identity_of, link_or_copy, relative_files, sha256_of, sync
 from .objective import Mode, Objective
-from .record import MANIFEST, ExportRecord, FileInfo, parse_record, read_record
+from .record import (
+    MANIFEST,
+    MANIFEST_DIGEST,
+    ExportRecord,
+    FileInfo,
+    manifest_digest,
+    parse_record,
+    read_record,
+)
 from .retention import RetentionPolicy, as_policy, removals
 from .versions import parse
+
+# What a publish writes itself, of which the manifest does not tell the digest.
+_OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
 
 # A record, and the identity of the manifest it was read from.
 _Known: TypeAlias = tuple[tuple[int, ...], ExportRecord]
@@ -100,8 +111,8 @@ class ExportDirectory:
     def verify(self, version: int) -> list[str]:
         """What is wrong with the files of a version; empty when it is sound.
 
-        Every file but the manifest is compared with the size and digest in the
-        manifest, so this reads the whole version.
+        Every file is compared with the size and digest in the manifest, and the
+        manifest with its own, so this reads the whole version.
 
         Raises:
             VersionNotFoundError: there is no such version.
@@ -110,7 +121,7 @@ class ExportDirectory:
             record = self.record(version)
         except DamagedVersionError as error:
             return [str(error)]
-        return _differences(record.path, record.files)
+        return [*_manifest_problems(record.path), *_differences(record.path, record.files)]
 
     def prune(self, policy: int | RetentionPolicy) -> list[int]:
         """Remove the versions that `policy` does not keep, and return their numbers.
@@ -163,11 +174,12 @@ class ExportDirectory:
         with _clear_errors(self.path), publishing.workspace(self.path) as space:
             staged = space.stage()
             for name in relative_files(source):
-                if name != MANIFEST:
+                if name not in _OWN_FILES:
                     (staged / name).parent.mkdir(parents=True, exist_ok=True)
                     link_or_copy(source / name, staged / name)
             # The copy, so that what is published is what was verified.
-            if problems := _differences(staged, record.files):
+            problems = [*_manifest_problems(source), *_differences(staged, record.files)]
+            if problems:
                 raise DamagedVersionError(f"'{source}' is not published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.path)
 
@@ -243,19 +255,35 @@ def publish_record(
         content = record.to_json().encode("utf-8")
         # Read back, so that nothing is published that no one could read.
         record = parse_record(content, base_dir / str(version))
-        manifest = staged / MANIFEST
+        manifest, digest = staged / MANIFEST, staged / MANIFEST_DIGEST
         manifest.parent.mkdir(exist_ok=True)
         manifest.write_bytes(content)
-        for path in (manifest, manifest.parent, staged):
+        digest.write_bytes(manifest_digest(content))
+        for path in (manifest, digest, manifest.parent, staged):
             sync(path)
 
     publishing.publish(staged, base_dir, finish)
     return record
 
 
+def _manifest_problems(version_dir: Path) -> list[str]:
+    """What is wrong with a manifest that can be read, by its own digest."""
+    digest = version_dir / MANIFEST_DIGEST
+    try:
+        if not stat.S_ISREG(os.lstat(digest).st_mode):
+            return [f"{MANIFEST_DIGEST!r} is not a regular file"]
+        if digest.read_bytes() == manifest_digest((version_dir / MANIFEST).read_bytes()):
+            return []
+    except FileNotFoundError:
+        return [f"{MANIFEST_DIGEST!r} is missing"]
+    except OSError as error:
+        return [f"{MANIFEST_DIGEST!r} cannot be read: {error.strerror}"]
+    return [f"{MANIFEST!r} or {MANIFEST_DIGEST!r} has other contents than were published"]
+
+
 def _differences(root: Path, expected: Mapping[str, FileInfo]) -> list[str]:
     """How the files below `root` differ from those `expected`, but for the manifest."""
-    found = set(relative_files(root)) - {MANIFEST}
+    found = set(relative_files(root)) - _OWN_FILES
     problems = []
     for name in sorted(found | expected.keys()):
         if name not in expected:

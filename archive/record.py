@@ -7,6 +7,7 @@ checks every field and trusts none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import operator
@@ -28,6 +29,10 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 SCHEMA = 1
 MANIFEST = "assets.extra/export.json"
+
+# The manifest tells the digest of every file but its own; that is in this one,
+# in the format of `sha256sum`, which can also check it.
+MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 
 # Far above any real manifest; keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -138,6 +143,11 @@ class ExportRecord:
                 del content[name]
         # `default` takes the integers of NumPy, which a step or epoch may be.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
+
+
+def manifest_digest(content: bytes) -> bytes:
+    """The contents of the file with the digest of a manifest with `content`."""
+    return f"{hashlib.sha256(content).hexdigest()}  {Path(MANIFEST).name}\n".encode()
 
 
 def read_record(version_dir: Path) -> ExportRecord:

@@ -26,7 +26,7 @@ from keras_export_callbacks.archive.errors import (
     VersionNotFoundError,
 )
 from keras_export_callbacks.archive.publish import STAGING, workspace
-from keras_export_callbacks.archive.record import MANIFEST
+from keras_export_callbacks.archive.record import MANIFEST, MANIFEST_DIGEST
 from keras_export_callbacks.archive.versions import MAX_VERSION
 
 BASE = Path("base")
@@ -206,6 +206,23 @@ def test_every_changed_byte_is_found(
         assert base.verify(1) == [f"'{name}' has other contents than were published"]
     finally:
         (BASE / "1" / name).write_bytes(FILES[name])
+
+
+@pytest.mark.parametrize("name", [MANIFEST, MANIFEST_DIGEST])
+def test_every_changed_byte_of_the_manifest_is_found(base: ExportDirectory, name: str) -> None:
+    path = BASE / "1" / name
+    published = path.read_bytes()
+    for offset in range(len(published)):
+        path.write_bytes(
+            published[:offset] + bytes([published[offset] ^ 1]) + published[offset + 1 :]
+        )
+        (problem,) = ExportDirectory(BASE).verify(1)
+        assert "export.json" in problem
+
+
+def test_a_manifest_without_its_digest_is_found(base: ExportDirectory) -> None:
+    (BASE / "1" / MANIFEST_DIGEST).unlink()
+    assert base.verify(1) == [f"'{MANIFEST_DIGEST}' is missing"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -487,7 +504,7 @@ def test_what_is_not_wanted_any_more_is_not_published() -> None:
     with workspace(BASE) as space:
         staged = space.stage()
         write_files(staged)
-        with pytest.raises(SupersededError, match="'base': another writer .* than 0.5 in the mean"):
+        with pytest.raises(SupersededError, match=r"'base': another writer .* than 0.5 in"):
             publish_record(
                 staged, a_record(0, monitor="m", mode="min", value=0.5), BASE, None, lambda: False
             )

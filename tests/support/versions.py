@@ -11,10 +11,12 @@ from typing import Any
 
 from keras_export_callbacks.archive.record import (
     MANIFEST,
+    MANIFEST_DIGEST,
     EndpointInfo,
     ExportRecord,
     FileInfo,
     TensorInfo,
+    manifest_digest,
 )
 
 FILES = MappingProxyType(
@@ -79,8 +81,9 @@ def write_version(base_dir: Path, version: int, **fields: Any) -> Path:
     """Put a version with a valid manifest into `base_dir` and return its directory."""
     path = base_dir / str(version)
     write_files(path)
-    manifest = path / MANIFEST
-    manifest.write_text(a_record(version, **fields).to_json(), encoding="utf-8")
+    content = a_record(version, **fields).to_json().encode()
+    (path / MANIFEST).write_bytes(content)
+    (path / MANIFEST_DIGEST).write_bytes(manifest_digest(content))
     return path
 
 
