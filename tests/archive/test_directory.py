@@ -216,8 +216,7 @@ def test_every_changed_byte_of_the_manifest_is_found(base: ExportDirectory, name
         path.write_bytes(
             published[:offset] + bytes([published[offset] ^ 1]) + published[offset + 1 :]
         )
-        (problem,) = ExportDirectory(BASE).verify(1)
-        assert "export.json" in problem
+        assert any("export.json" in problem for problem in ExportDirectory(BASE).verify(1))
 
 
 def test_a_manifest_without_its_digest_is_found(base: ExportDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,10 @@ def test_verbose_prints_the_endpoints_and_silence_nothing(
     assert "Saved artifact at 'loud'" in printed
     assert "* Endpoint 'plus'" in printed
     assert "TensorSpec(shape=(None, 3), dtype=tf.float32" in printed
+    for logger in ("tensorflow", "absl"):
+        caplog.set_level(logging.INFO, logger)
+    archive = archive_class()
+    archive.add_endpoint("plus", lambda x: x + 1, SPECS)
     caplog.clear()
     archive.write_out("silent", verbose=False)
     if archive_class is ExportArchive:  # Keras lets TensorFlow log.

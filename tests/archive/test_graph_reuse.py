@@ -15,6 +15,7 @@ from support.artifacts import assert_same_artifact, assert_same_outputs, element
 from support.models import FEATURES, classifier, data
 
 from keras_export_callbacks import ExportArchive
+from keras_export_callbacks.archive._tensorflow import fingerprint_for
 
 SPECS = [tf.TensorSpec((None, FEATURES))]
 BATCH = data(3)[0]
@@ -80,6 +81,20 @@ def test_the_second_artifact_is_what_a_full_save_would_be(counted: Counted) -> N
     full.archive.add_variable_collection("optimizer", model.optimizer.variables)
     full.write_out("full")
     assert_same_artifact("third", "full")
+
+
+def test_a_fingerprint_tells_its_own_checkpoint(counted: Counted) -> None:
+    counted.model.layers[0].bias.assign_add(np.ones(8))
+    counted.write_out("second")
+    for path in ("first", "second"):
+        fingerprint = Path(path, "fingerprint.pb").read_bytes()
+        index = Path(path, "variables", "variables.index").read_bytes()
+        assert fingerprint_for(fingerprint, index) == fingerprint
+    hashes = {
+        tf.saved_model.experimental.read_fingerprint(path).checkpoint_hash
+        for path in ("first", "second")
+    }
+    assert len(hashes) == 2
 
 
 def freeze(counted: Counted) -> None:
