@@ -170,8 +170,8 @@ class ExportArchive:
             input_signature: a list with one item per positional argument of
                 `fn`: `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or
                 tensor, nested as `fn` takes them. None for a `tf.function` that
-                has been called, which is exported with the shapes it was traced
-                with.
+                has been called: it is exported with the shapes it was called
+                with, and is never traced anew when a layer changes later.
             **kwargs: refused; Keras has options here for other backends.
 
         Returns:

@@ -219,6 +219,13 @@ def test_every_changed_byte_of_the_manifest_is_found(base: ExportDirectory, name
         assert any("export.json" in problem for problem in ExportDirectory(BASE).verify(1))
 
 
+def test_a_digest_of_any_size_is_found_without_reading_it(base: ExportDirectory) -> None:
+    os.truncate(BASE / "1" / MANIFEST_DIGEST, 2**40)  # A hole, which takes no space.
+    assert base.verify(1) == [
+        f"'{MANIFEST}' or '{MANIFEST_DIGEST}' has other contents than were published"
+    ]
+
+
 def test_a_manifest_without_its_digest_is_found(base: ExportDirectory) -> None:
     (BASE / "1" / MANIFEST_DIGEST).unlink()
     assert base.verify(1) == [f"'{MANIFEST_DIGEST}' is missing"]
