@@ -157,7 +157,7 @@ def test_the_counts_of_an_adapt_are_not_exported() -> None:
 def test_a_vocabulary_file_travels_with_every_artifact() -> None:
     Path("vocabulary.txt").write_text("b\na\n")
     layer = keras.layers.StringLookup(vocabulary="vocabulary.txt", num_oov_indices=0)
-    layer.build((None,))
+    layer(WORDS[:2])
     archive = ExportArchive()
     archive.track_and_add_endpoint("serve", layer, STRINGS)
     for path in ("first", "second"):
