@@ -60,7 +60,7 @@ class ExportDirectory:
     """
 
     def __init__(self, base_dir: str | os.PathLike[str]) -> None:
-        self.path = Path(base_dir)
+        self.path = publishing.local_path(base_dir)
         self._known: dict[Path, _Known] = {}
 
     def __repr__(self) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,12 @@ import tensorflow as tf
 from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
 from .endpoint import Endpoint
 from .errors import BackendError, ExportTypeError, ExportValueError, error_like
-from .files import KnownFile, sync, sync_tree
+from .files import KnownFile
 from .graph import FINGERPRINT, SavedGraph, ServableGraph
+from .identities import Identities
+from .publish import local_path
 from .record import EndpointInfo, FileInfo
+from .replacing import check_replaceable, replacing
 from .resources import find_host_state
 from .signatures import tensor_specs
 from .snapshot import StateReader
@@ -281,18 +282,11 @@ class ExportArchive:
             ExportValueError: there are no endpoints, one cannot be traced, or
                 `filepath` holds something that is no SavedModel.
         """
-        target = Path(os.path.abspath(filepath))
-        _check_replaceable(target)
+        target = Path(os.path.abspath(local_path(filepath)))
+        check_replaceable(target)
         snapshot = self.snapshot(options)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-        try:
-            staged.mkdir()
+        with replacing(target) as staged:
             self.write(snapshot, staged)
-            sync_tree(staged)
-            _swap(staged, target)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
         self.moved(target)
         if verbose:
             print(self._summary(filepath))
@@ -389,8 +383,8 @@ class ExportArchive:
             state = find_host_state([*self._tracked, *functions])
         lists = self._lists()
         return _Token(
-            behaviour=_Identities([*self._tracked, *state.dependencies()]),
-            contents=_Identities(
+            behaviour=Identities([*self._tracked, *state.dependencies()]),
+            contents=Identities(
                 [
                     *self._endpoints.values(),
                     *(item for name, variables in lists.items() for item in (name, *variables)),
@@ -430,23 +424,6 @@ class ExportArchive:
         return f"Saved artifact at '{path}'. The following endpoints are available:\n\n{endpoints}"
 
 
-class _Identities:
-    """Objects that equal others if they are the very same ones, in the same order.
-
-    It holds them, so that no identity can be used again while it is compared.
-    """
-
-    def __init__(self, objects: list[Any]) -> None:
-        self._objects = objects
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identities) and list(map(id, self._objects)) == list(
-            map(id, other._objects)
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 @dataclass(frozen=True)
 class _Token:
     """What a plan was made from.
@@ -458,8 +435,8 @@ class _Token:
             whole, with the functions that are already traced.
     """
 
-    behaviour: _Identities
-    contents: _Identities
+    behaviour: Identities
+    contents: Identities
 
 
 def _without_captures(signature: str) -> str:
@@ -479,31 +456,3 @@ def _write_fingerprint(content: bytes, directory: Path) -> FileInfo:
     path = directory / FINGERPRINT
     path.write_bytes(fingerprint_for(content, index))
     return KnownFile.at(path).info
-
-
-def _check_replaceable(target: Path) -> None:
-    if not os.path.lexists(target):
-        return
-    is_directory = target.is_dir() and not target.is_symlink()
-    if is_directory and (not any(target.iterdir()) or (target / "saved_model.pb").is_file()):
-        return
-    raise ExportValueError(
-        f"Received filepath='{target}', which holds something that is no SavedModel. Expected a "
-        "path that does not exist, an empty directory, or a SavedModel to replace."
-    )
-
-
-def _swap(staged: Path, target: Path) -> None:
-    """Put `staged` in the place of `target`, if there is one, and delete that."""
-    if target.exists():
-        old = staged.with_name(f"{staged.name}.old")
-        os.rename(target, old)
-        try:
-            os.rename(staged, target)
-        except OSError:
-            os.rename(old, target)
-            raise
-        shutil.rmtree(old)
-    else:
-        os.rename(staged, target)
-    sync(target.parent)

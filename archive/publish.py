@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import uuid
 import warnings
@@ -22,6 +23,19 @@ from .files import sync, sync_tree
 from .versions import next_version
 
 STAGING = ".staging"
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """`path`, unless it is the URL of an object store, where no directory can be renamed."""
+    if _URL.match(os.fspath(path)):
+        raise ExportValueError(
+            f"Received '{path}', which is not on a local file system. Expected a local or mounted "
+            "directory, where a version can appear by one rename."
+        )
+    return Path(path)
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def check_base_dir(base_dir: Path) -> None:

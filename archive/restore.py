@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from .directory import ExportDirectory
 from .errors import DamagedVersionError, ExportTypeError, ExportValueError, MismatchError
+from .publish import local_path
 from .variable_index import VariableInfo, read_index
 from .versions import parse
 
@@ -49,7 +50,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     ...     version = exporter.export().result()
     >>> restore(build(), version.path)
     """
-    path = Path(version_path)
+    path = local_path(version_path)
     _check(model, path)
     index = read_index(path)
     optimizer = getattr(model, "optimizer", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -13,7 +12,7 @@ import keras
 from ._keras import infer_mode
 from .archive.errors import ExportError, ExportValueError
 from .archive.objective import Mode, Objective
-from .archive.publish import check_base_dir
+from .archive.publish import check_base_dir, local_path
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy
 from .endpoints import standard_endpoints
@@ -27,7 +26,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
         super().__init__()
-        self.base_dir = Path(base_dir)
+        self.base_dir = local_path(base_dir)
         self._settings = settings
         self._exporter: Exporter | None = None
         self._earlier: list[ExportRecord] = []

@@ -352,9 +352,8 @@ class Exporter:
         except SupersededError:
             raise
         except Exception as error:
-            failure = _as_export_error(f"An export to '{self.directory.path}' failed", error)
-            self._failures.append(failure)
-            raise failure from error
+            # Without a name here: its traceback holds this frame, and that the snapshot.
+            raise self._failed(f"An export to '{self.directory.path}' failed", error) from error
         finally:
             self._in_flight.remove(request)
         self._after_publishing(record)
@@ -410,10 +409,13 @@ class Exporter:
             if self._settings.verbose:
                 print(_line(record), flush=True)
         except Exception as error:
-            failure = _as_export_error(
-                f"Version {record.version} was published, but what follows failed", error
-            )
-            self._failures.append(failure)
+            self._failed(f"Version {record.version} was published, but what follows failed", error)
+
+    def _failed(self, what: str, error: Exception) -> ExportError:
+        """Note a failure, to be reported on the training thread."""
+        failure = _as_export_error(what, error)
+        self._failures.append(failure)
+        return failure
 
     def _idle(self) -> None:
         """Leave no staging behind while there is nothing to write."""

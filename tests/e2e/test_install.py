@@ -19,7 +19,8 @@ model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[kec.ExportEveryN("base")])
 assert kec.ExportDirectory("base").verify(1) == []
-print(tf.saved_model.load("base/1").serve(tf.ones((1, 2))).shape)
+artifact = tf.saved_model.load("base/1")
+print(artifact.serve(tf.ones((1, 2))).shape)
 """
 
 
