@@ -211,7 +211,7 @@ class Exporter:
         try:
             self._worker.wait_for_room()
             step = steps_taken(self.model) if step is None else step
-            archive = self._traced_archive()
+            archive = self._current_archive()
             snapshot = archive.snapshot()
         except Exception as error:
             failure = _as_export_error("The model cannot be exported", error)
@@ -234,7 +234,7 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
-        self._traced_archive()
+        self._current_archive().trace()
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.
@@ -325,7 +325,7 @@ class Exporter:
             warnings.warn(f"Another export failed as well: {other}", stacklevel=3)
         raise failures[0]
 
-    def _traced_archive(self) -> ExportArchive:
+    def _current_archive(self) -> ExportArchive:
         """The archive, registered anew when the model has another optimizer."""
         optimizer = getattr(self.model, "optimizer", None)
         is_built = optimizer is not None and optimizer.built
@@ -335,7 +335,6 @@ class Exporter:
             # It has made its variables only now; what is traced does not use them.
             self._archive.take_collections(self._registered())
         self._optimizer, self._optimizer_was_built = optimizer, is_built
-        self._archive.trace()
         return self._archive
 
     def _registered(self) -> ExportArchive:
