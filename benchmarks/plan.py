@@ -40,21 +40,23 @@ class Size:
     """How much is measured.
 
     Attributes:
-        exports: in the first process of each job; growth is taken over them.
-        processes: for each job, because each has one first export only.
+        exports: of ours, in the first process; growth is taken over them.
+        others: exports of each other method.
+        processes: for ours, because each has one first export only.
         rounds: of writing the floor, each beside an export of ours.
         pairs: of blocks of epochs, with and without exports.
         steps: in each epoch.
     """
 
     exports: int = 50
+    others: int = 5
     processes: int = 3
     rounds: int = 10
-    pairs: int = 6
+    pairs: int = 4
     steps: int = 50
 
 
-QUICK = Size(exports=4, processes=1, rounds=3, pairs=2, steps=10)
+QUICK = Size(exports=4, others=3, processes=1, rounds=3, pairs=2, steps=10)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Job:
         if self.method == FLOOR:
             return [size.rounds]
         if self.method == "ours":
-            return [size.exports] * size.processes
-        return [size.exports] + [1] * (size.processes - 1)
+            return [size.exports] + [1] * (size.processes - 1)
+        return [size.others]
 
 
 def jobs(patterns: Sequence[str]) -> list[Job]:
