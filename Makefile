@@ -24,7 +24,8 @@ demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
 benchmark: .venv/installed
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/pip install --quiet --disable-pip-version-check ".[benchmark]"
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .venv/dependencies: pyproject.toml
 	$(PYTHON) -m venv .venv

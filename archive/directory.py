@@ -94,10 +94,7 @@ class ExportDirectory:
         try:
             return self._read(path)[1]
         except FileNotFoundError:
-            raise DamagedVersionError(
-                f"Version {version} in '{self.path}' has no '{MANIFEST}': "
-                "it was not written by this library, or lost it."
-            ) from None
+            raise DamagedVersionError(_without_manifest(path)) from None
 
     def records(self) -> list[ExportRecord]:
         """The records of all versions that have a readable manifest, ascending."""
@@ -117,11 +114,7 @@ class ExportDirectory:
         Raises:
             VersionNotFoundError: there is no such version.
         """
-        try:
-            record = self.record(version)
-        except DamagedVersionError as error:
-            return [str(error)]
-        return [*_manifest_problems(record.path), *_differences(record.path, record.files)]
+        return version_problems(self._path_of(version))
 
     def prune(self, policy: int | RetentionPolicy) -> list[int]:
         """Remove the versions that `policy` does not keep, and return their numbers.
@@ -264,6 +257,21 @@ def publish_record(
 
     publishing.publish(staged, base_dir, finish)
     return record
+
+
+def version_problems(version_dir: Path) -> list[str]:
+    """How the files of a version, or of a copy of one, differ from what was published."""
+    try:
+        record = read_record(version_dir)
+    except FileNotFoundError:
+        return [_without_manifest(version_dir)]
+    except DamagedVersionError as error:
+        return [str(error)]
+    return [*_manifest_problems(version_dir), *_differences(version_dir, record.files)]
+
+
+def _without_manifest(version_dir: Path) -> str:
+    return f"'{version_dir}' has no '{MANIFEST}': this library did not write it, or it was lost."
 
 
 def _manifest_problems(version_dir: Path) -> list[str]:

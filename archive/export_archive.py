@@ -32,6 +32,15 @@ VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
 _RESERVED = {*VARIABLE_LISTS, "signatures"}
 
 
+def check_backend() -> None:
+    """Raise unless Keras runs on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise BackendError(
+            f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': "
+            "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
+        )
+
+
 @dataclass
 class _Plan:
     """A traced graph and what every export of it shares."""
@@ -103,11 +112,7 @@ class ExportArchive:
     def __init__(self, format: str = "saved_model") -> None:  # noqa: A002 (Keras's name)
         if format != "saved_model":
             raise ExportValueError(f"Received format={format!r}. Expected 'saved_model'.")
-        if keras.backend.backend() != "tensorflow":
-            raise BackendError(
-                f"Keras runs on the {keras.backend.backend()!r} backend. Expected 'tensorflow': "
-                "set the environment variable KERAS_BACKEND=tensorflow before importing keras."
-            )
+        check_backend()
         self._endpoints: dict[str, Endpoint] = {}
         self._collections: dict[str, list[Any]] = {}
         self._tracked: list[Any] = []
@@ -208,7 +213,7 @@ class ExportArchive:
         return endpoint.returned
 
     def track_and_add_endpoint(
-        self, name: str, resource: Any, input_signature: Any = None, **kwargs: Any
+        self, name: str, resource: Any, input_signature: Any, **kwargs: Any
     ) -> Any:
         """`track` a layer or model and serve its `__call__`.
 
@@ -282,7 +287,7 @@ class ExportArchive:
             ExportValueError: there are no endpoints, one cannot be traced, or
                 `filepath` holds something that is no SavedModel.
         """
-        target = Path(os.path.abspath(local_path(filepath)))
+        target = Path(os.path.realpath(local_path(filepath)))
         check_replaceable(target)
         snapshot = self.snapshot(options)
         with replacing(target) as staged:

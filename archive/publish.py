@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import ExportValueError, StorageError
+from .errors import ExportTypeError, ExportValueError, StorageError
 from .files import sync, sync_tree
 from .versions import next_version
 
@@ -26,32 +26,54 @@ STAGING = ".staging"
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """`path`, unless it is the URL of an object store, where no directory can be renamed."""
-    if _URL.match(os.fspath(path)):
+    """`path` as an absolute one, the same wherever the process goes while it trains.
+
+    Raises:
+        ExportError: it is no path, or one where no version can be published.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ExportTypeError(
+            f"Received {path!r} of type {type(path)}. Expected a directory, as a str or Path."
+        )
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise ExportValueError(f"Received {text!r}. Expected the name of a directory.")
+    if _URL.match(text):
         raise ExportValueError(
-            f"Received '{path}', which is not on a local file system. Expected a local or mounted "
+            f"Received '{text}', which is not on a local file system. Expected a local or mounted "
             "directory, where a version can appear by one rename."
         )
-    return Path(path)
+    if special := _PATTERN.search(text):
+        raise ExportValueError(
+            f"Received '{text}'. Expected a path without {special[0]!r}: TensorFlow takes such a "
+            "path for a pattern, and cannot load a SavedModel from there."
+        )
+    return Path(os.path.abspath(text))
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PATTERN = re.compile(r"[*?\[\\]")
 
 
-def check_base_dir(base_dir: Path) -> None:
+def check_base_dir(base_dir: Path, argument: str = "base_dir") -> None:
     """Raise unless `base_dir` is, or can become, a directory we can write to."""
     existing = base_dir
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
     if not os.path.isdir(existing):
         raise ExportValueError(
-            f"Received base_dir='{base_dir}', but '{existing}' is not a directory. "
-            "Expected a directory for versions, existing or to be made."
+            f"Received {argument}='{base_dir}', but '{existing}' is not a directory. "
+            "Expected a directory, existing or to be made."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ExportValueError(
-            f"Received base_dir='{base_dir}', but '{existing}' is not writable by this process. "
-            "Expected a directory for versions that can be written to."
+            f"Received {argument}='{base_dir}', but '{existing}' is not writable by this process. "
+            "Expected a directory that can be written to."
+        )
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in base_dir.parts):
+        raise ExportValueError(
+            f"Received {argument}='{base_dir}'. Expected names of at most {longest} bytes."
         )
 
 

@@ -205,7 +205,8 @@ def _from_json(content: Any, version_dir: Path) -> ExportRecord:
             values[field.name] = _checked(content[field.name], hints[field.name], field.name)
         elif field.name not in values and field.default is MISSING:
             raise ValueError(f"'{field.name}' is missing")
-    if values["version"] != parse(version_dir.name):
+    # A copy may be called anything but another version.
+    if values["version"] != (parse(version_dir.name) or values["version"]):
         raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")
     return ExportRecord(**values)
 

@@ -11,11 +11,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .directory import ExportDirectory
-from .errors import DamagedVersionError, ExportTypeError, ExportValueError, MismatchError
+from .directory import ExportDirectory, version_problems
+from .errors import (
+    DamagedVersionError,
+    ExportTypeError,
+    ExportValueError,
+    MismatchError,
+    VersionNotFoundError,
+)
 from .publish import local_path
 from .variable_index import VariableInfo, read_index
-from .versions import parse
 
 # What Keras adds to the name of a layer it has made before, in a variable's path.
 _COUNT = re.compile(r"_\d+(?=[/_]|$)")
@@ -32,7 +37,8 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     Args:
         model: built, and compiled with the same optimizer if training is to go
             on. For an uncompiled model only its own variables are restored.
-        version_path: the directory of a version, such as ``record.path``.
+        version_path: the directory of a version, such as ``record.path``, or a
+            copy of one.
 
     Raises:
         ExportError: there is no such version, it is damaged, or its variables do
@@ -82,14 +88,14 @@ def _check(model: keras.Model, path: Path) -> None:
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
             "Call it on a batch, or call `model.build(input_shape)`, first."
         )
-    version = parse(path.name)
-    if version is None:
-        raise ExportValueError(
-            f"Received version_path='{path}'. Expected the directory of a version, whose name is "
-            "its number, such as 'served/digits/7'."
+    if not path.is_dir():
+        held = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
+        raise VersionNotFoundError(f"There is no version at '{path}'. Its directory holds {held}.")
+    if problems := version_problems(path):
+        raise DamagedVersionError(
+            f"'{path}' cannot be restored: {'; '.join(problems)}. Expected the directory of a "
+            "version, or a copy of one, as it was published."
         )
-    if problems := ExportDirectory(path.parent).verify(version):
-        raise DamagedVersionError(f"'{path}' cannot be restored: {'; '.join(problems)}.")
 
 
 def _match(

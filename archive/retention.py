@@ -6,6 +6,7 @@ keeps. Policies combine with ``|``: a version stays if any of them keeps it.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,8 +90,8 @@ def as_policy(keep: int | RetentionPolicy | None) -> RetentionPolicy | None:
     """The policy that a `keep` argument stands for; None keeps everything."""
     if keep is None or isinstance(keep, RetentionPolicy):
         return keep
-    if isinstance(keep, int) and not isinstance(keep, bool):
-        return KeepLatest(keep)
+    if isinstance(keep, numbers.Integral) and not isinstance(keep, bool):
+        return KeepLatest(int(keep))
     raise ExportTypeError(
         f"Received keep={keep!r}. Expected None (keep all), an int (that many of the newest), "
         "or policies such as KeepLatest(3) | KeepBest(1, monitor='val_loss', mode='min')."
@@ -124,5 +125,5 @@ def _bests(records: Sequence[ExportRecord]) -> set[int]:
 
 
 def _check_count(n: object, name: str) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
         raise ExportValueError(f"Received {name}({n!r}). Expected how many versions: an int ≥ 1.")

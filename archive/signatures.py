@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from .errors import ExportTypeError, ExportValueError
 from .record import EndpointInfo, TensorInfo
+from .resources import find_host_state
 
 # Names Keras counts up for tensors that the user did not name. They differ when
 # the same model is built twice in one process, so they cannot name an input.
@@ -158,11 +159,23 @@ def _called_signature(model: keras.Model) -> list[Any]:
             "before exporting, or register endpoints with an `input_signature` of your own "
             "through the `endpoints` argument."
         )
+    _check_dtype(model)
     single = len(shapes) == 1
     return [
         _from_shapes(shape, "inputs" if single else name.removesuffix("_shape"), model.input_dtype)
         for name, shape in shapes.items()
     ]
+
+
+def _check_dtype(model: keras.Model) -> None:
+    """Raise if a model that tells no dtypes may well take text: `input_dtype` is not that."""
+    text = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.Hashing)
+    if any(isinstance(layer, text) for layer in find_host_state([model]).layers):
+        raise ExportValueError(
+            f"Model '{model.name}' holds a layer for text, and does not tell whether it is called "
+            "with text or numbers. Register endpoints with an `input_signature` of your own "
+            "through the `endpoints` argument, such as [tf.TensorSpec((None,), tf.string)]."
+        )
 
 
 def _from_shapes(shape: Any, name: str, dtype: str) -> Any:

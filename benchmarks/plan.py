@@ -50,9 +50,9 @@ class Size:
 
     exports: int = 50
     others: int = 5
-    processes: int = 3
-    rounds: int = 10
-    pairs: int = 4
+    processes: int = 2
+    rounds: int = 6
+    pairs: int = 3
     steps: int = 50
 
 

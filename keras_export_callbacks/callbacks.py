@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -58,9 +59,14 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         self._exporter.report_failures()
         if self.model.built:
             self._exporter.prepare()
+        self._epoch = None
         self._begin(self._moment(logs))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._epoch is None:
+            # Again: a callback after this one may have restored an earlier run,
+            # as `BackupAndRestore` does when training begins.
+            self._begin(self._moment(logs))
         self._epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -111,7 +117,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         )
 
     def _begin(self, moment: Moment) -> None:
-        """Training starts."""
+        """Training starts; may come twice."""
         raise NotImplementedError
 
     def _consider(self, moment: Moment) -> None:
@@ -181,11 +187,16 @@ class ExportEveryN(_ExportCallback):
             base_dir,
             Settings(endpoints, keep, log_dir, background, on_error, on_export, verbose),
         )
-        if unit != "epoch":
-            # Keras turns every batch's logs into numbers, which waits for the
-            # device, as soon as some callback has a batch hook. So it is there
-            # only when it is needed.
-            self.on_train_batch_end = self._batch_end
+
+    @property
+    def on_train_batch_end(self) -> Callable[..., None]:
+        """The hook at the end of a batch, Keras's own empty one unless it is needed.
+
+        Keras turns every batch's logs into numbers, which waits for the device,
+        as soon as some callback has a batch hook.
+        """
+        empty: Callable[..., None] = super().on_train_batch_end
+        return empty if self._trigger.unit == "epoch" else self._batch_end
 
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
@@ -326,5 +337,5 @@ def _metrics_are_known(model: keras.Model) -> bool:
 
 
 def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value != value:
         raise ExportValueError(f"Received {name}={value!r}. Expected a number.")

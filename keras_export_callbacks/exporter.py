@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -23,14 +22,14 @@ import keras
 
 from .archive.directory import ExportDirectory, publish_record
 from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
-from .archive.export_archive import ExportArchive, Snapshot
+from .archive.export_archive import ExportArchive, Snapshot, check_backend
 from .archive.objective import Objective
 from .archive.publish import Workspace, check_base_dir
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy, as_policy
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
-from .summaries import SummaryWriter
+from .summaries import SummaryWriter, check_log_dir
 from .worker import Worker
 
 OnError = Literal["raise", "warn"]
@@ -54,6 +53,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         as_policy(self.keep)
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", check_log_dir(self.log_dir))
         if self.on_error not in ("raise", "warn"):
             raise ExportValueError(
                 f"Received on_error={self.on_error!r}. Expected 'raise' or 'warn'."
@@ -147,6 +148,9 @@ class Exporter:
         )
         self.directory = ExportDirectory(base_dir)
         check_base_dir(self.directory.path)
+        check_backend()
+        if not isinstance(model, keras.Model):
+            raise ExportTypeError(f"Received model={model!r}. Expected a `keras.Model`.")
         self.model = model
         self.exports: list[ExportRecord] = []
         self._archive: ExportArchive | None = None
@@ -158,7 +162,8 @@ class Exporter:
         self._closed = False
         self._worker: Worker[ExportRecord] = Worker(background, self._idle)
         run = self.directory.path.resolve().name
-        self._summaries = SummaryWriter(Path(log_dir), run) if log_dir is not None else None
+        log_dir = self._settings.log_dir
+        self._summaries = SummaryWriter(log_dir, run) if log_dir is not None else None
 
     def export(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from .archive.errors import ExportTypeError
+from .archive.publish import check_base_dir
 from .archive.record import EndpointInfo, ExportRecord, TensorInfo
 
 
@@ -14,18 +17,18 @@ class SummaryWriter:
     """Writes the events of each export to a run of its own.
 
     Args:
-        log_dir: the directory TensorBoard is started with.
+        log_dir: the directory TensorBoard is started with, from `check_log_dir`.
         run: the run's name below ``exports/``.
     """
 
-    def __init__(self, log_dir: Path, run: str) -> None:
-        self._path = log_dir / "exports" / run
+    def __init__(self, log_dir: str | os.PathLike[str], run: str) -> None:
+        self._path = f"{os.fspath(log_dir)}/exports/{run}"
         self._writer: Any = None
 
     def write(self, record: ExportRecord) -> None:
         """Add one export's scalars and summary at its training step, and flush."""
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._path))
+            self._writer = tf.summary.create_file_writer(self._path)
         step = record.step if record.step is not None else record.version
         scalars = {
             "version": record.version,
@@ -46,6 +49,23 @@ class SummaryWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
+    """`log_dir` as it is wherever the process goes; a URL, which TensorFlow can write to, as is.
+
+    Raises:
+        ExportError: it is no path, or no directory that can be written to.
+    """
+    if not isinstance(log_dir, str | os.PathLike) or not isinstance(os.fspath(log_dir), str):
+        raise ExportTypeError(
+            f"Received log_dir={log_dir!r} of type {type(log_dir)}. Expected a directory, or None."
+        )
+    text = os.fspath(log_dir)
+    if "://" in text:
+        return text
+    check_base_dir(Path(os.path.abspath(text)), "log_dir")
+    return os.path.abspath(text)
 
 
 def markdown(record: ExportRecord) -> str:

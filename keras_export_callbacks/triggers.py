@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -46,8 +47,8 @@ class EveryN:
             raise ExportValueError(
                 f"Received unit={self.unit!r}. Expected 'epoch', 'batch' or 'second'."
             )
-        kinds = (int, float) if self.unit == "second" else (int,)
-        if not isinstance(self.n, kinds) or isinstance(self.n, bool) or not 0 < self.n < 2**63:
+        wanted = numbers.Real if self.unit == "second" else numbers.Integral
+        if not isinstance(self.n, wanted) or isinstance(self.n, bool) or not 0 < self.n < 2**63:
             kind = "number" if self.unit == "second" else "int"
             raise ExportValueError(
                 f"Received n={self.n!r}. Expected a positive {kind}: how many {self._units} from "

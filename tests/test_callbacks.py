@@ -91,8 +91,32 @@ class TestEveryN:
         assert [e.step for e in callback.exports] == [2, 4, 5, 7, 8]
 
     def test_an_epoch_trigger_adds_no_batch_hook(self) -> None:
-        default = keras.callbacks.Callback().on_train_batch_end
-        assert ExportEveryN("base").on_train_batch_end.__func__ is default.__func__  # type: ignore[attr-defined]
+        empty = keras.callbacks.Callback.on_train_batch_end
+        assert ExportEveryN("base").on_train_batch_end.__func__ is empty  # type: ignore[attr-defined]
+        batch = ExportEveryN("base", unit="batch").on_train_batch_end
+        assert batch.__func__ is not empty  # type: ignore[attr-defined]
+
+    def test_a_subclass_may_have_a_batch_hook_of_its_own(self) -> None:
+        batches = []
+
+        class Counting(ExportEveryN):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                batches.append(batch)
+                super().on_train_batch_end(batch, logs)
+
+        callback = Counting("base", n=2, unit="batch", log_dir=None)
+        fit([callback])
+        assert batches == [0, 1, 2, 3]
+        assert [e.step for e in callback.exports] == [2, 4]
+
+    def test_steps_restored_when_training_begins_are_not_taken_for_new_ones(self) -> None:
+        model = classifier()
+        restored = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs: model.optimizer.iterations.assign(57)
+        )
+        callback = ExportEveryN("base", n=10, unit="batch", log_dir=None)
+        fit([callback, restored], model=model)
+        assert [e.step for e in callback.exports] == [60]
 
     @pytest.mark.parametrize("n", [0, -1, 1.5, "3", None, True, math.nan])
     def test_refuses_what_is_no_count(self, n: Any) -> None:
@@ -203,9 +227,9 @@ class TestBoth:
 
     def test_refuses_a_base_dir_that_is_a_file(self) -> None:
         Path("base").touch()
-        with pytest.raises(ExportError, match="'base' is not a directory"):
+        with pytest.raises(ExportError, match="/base' is not a directory"):
             ExportEveryN("base")
-        with pytest.raises(ExportError, match="'base' is not a directory"):
+        with pytest.raises(ExportError, match="/base' is not a directory"):
             ExportOnImprove("base/deeper")
 
     @pytest.mark.parametrize("url", ["gs://bucket/served", "ram://served", "s3://bucket"])
@@ -281,6 +305,44 @@ class TestBoth:
         assert callback.exports[-1].graph_reused
         fit([callback], epochs=1, model=classifier())
         assert [e.version for e in callback.exports] == [1, 2, 3, 4]
+
+    def test_a_shallow_copy_is_of_its_own(self) -> None:
+        callback = ExportEveryN("base", unit="batch", n=2, log_dir=None)
+        fit([callback])
+        again = copy.copy(callback)
+        fit([again])
+        assert len(callback.exports) == 2
+        assert len(again.exports) == 4
+
+    def test_base_dir_is_the_same_wherever_the_process_goes(self) -> None:
+        for name in ("one", "other"):
+            Path(name).mkdir()
+        start = Path.cwd()
+        move = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: os.chdir(start / ("one" if epoch % 2 else "other"))
+        )
+        callback = ExportEveryN("base")
+        fit([move, callback], epochs=3)
+        assert [e.path for e in callback.exports] == [start / "base" / str(n) for n in (1, 2, 3)]
+        assert (start / "logs/exports/base").is_dir()
+        assert list((start / "one").iterdir()) == list((start / "other").iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "base_dir", ["", "a\0b", b"base", None, 3, "x" * 300, "run[lr=1]", "run*", "run?"]
+    )
+    def test_refuses_what_cannot_be_a_base_dir(self, base_dir: Any) -> None:
+        with pytest.raises(ExportError, match=r"Received .* Expected"):
+            ExportEveryN(base_dir)
+
+    @pytest.mark.parametrize("log_dir", [3, b"logs", "file"])
+    def test_refuses_what_cannot_be_a_log_dir(self, log_dir: Any) -> None:
+        Path("file").touch()
+        with pytest.raises(ExportError, match=r"Received log_dir=.* Expected"):
+            ExportEveryN("base", log_dir=log_dir)
+
+    def test_numpy_numbers_are_numbers(self) -> None:
+        ExportEveryN("base", n=np.int64(3), keep=np.int64(3))
+        ExportOnImprove("base", min_delta=np.float32(0.1), baseline=np.float32(0.1))
 
     def test_copies_are_of_their_own(self) -> None:
         callback = ExportEveryN("base", unit="batch", n=2, log_dir=None)
@@ -358,7 +420,7 @@ class TestBoth:
     def test_a_failing_export_is_reported_once_with_its_cause(self) -> None:
         callback = ExportEveryN("base", log_dir=None)
         model = fit([callback])
-        with pytest.raises(ExportError, match="An export to 'base' failed") as raised:
+        with pytest.raises(ExportError, match=r"An export to '.*/base' failed") as raised:
             fit([breaking_base_dir(), callback], epochs=3, model=model)
         assert isinstance(cause(raised.value), OSError)
         Path("base").unlink()
@@ -367,7 +429,7 @@ class TestBoth:
 
     def test_a_failing_export_can_be_warned_of_instead(self) -> None:
         callback = ExportEveryN("base", log_dir=None, on_error="warn")
-        with pytest.warns(UserWarning, match="An export to 'base' failed"):
+        with pytest.warns(UserWarning, match=r"An export to '.*/base' failed"):
             model = fit([breaking_base_dir(), callback], epochs=2)
         assert int(model.optimizer.iterations) == 8
         assert callback.exports == []
@@ -428,7 +490,9 @@ class TestBoth:
             lines = ran.stdout.partition("begin\n")[2].splitlines()
             assert ran.stderr.partition("begin\n")[2] == ""
             assert len(lines) == (0 if verbose == "0" else 2)
-        assert lines[0].startswith("Exported version 3 (every epoch) to base/3; training waited ")
+        assert lines[0].startswith(
+            f"Exported version 3 (every epoch) to {Path.cwd()}/base/3; training"
+        )
 
 
 def test_warnings_are_errors_here() -> None:

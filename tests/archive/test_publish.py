@@ -479,7 +479,7 @@ def test_a_linked_staging_directory_is_not_followed() -> None:
 def test_a_file_named_as_the_staging_directory_is_told() -> None:
     version = write_version(BASE, 1)
     (BASE / STAGING).write_text("")
-    with pytest.raises(StorageError, match=r"'base' cannot be written: .*Not a directory"):
+    with pytest.raises(StorageError, match=r"/base' cannot be written: .*Not a directory"):
         ExportDirectory(BASE).publish(version)
 
 
@@ -514,9 +514,9 @@ if os.geteuid() == 0:  # Who may write anywhere.
 for path in ("base", "base/new", "closed/new"):
     with pytest.raises(ExportError, match=f"base_dir='{path}', but '.*' is not writable"):
         check_base_dir(Path(path))
-with pytest.raises(ExportError, match="'base' is not writable"):
+with pytest.raises(ExportError, match="/base' is not writable"):
     ExportDirectory("base").publish("base/1")
-with pytest.raises(ExportError, match="'base' cannot be written: .*Permission denied"):
+with pytest.raises(ExportError, match="/base' cannot be written: .*Permission denied"):
     ExportDirectory("base").prune(1)
 with pytest.raises(ExportError, match="'closed' cannot be read: .*Permission denied"):
     ExportDirectory("closed").versions()
@@ -528,7 +528,7 @@ import pytest
 from keras_export_callbacks import ExportDirectory, ExportError
 # No file may grow beyond this: the files of a version are shared, its manifest is too long.
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-with pytest.raises(ExportError, match="'base' cannot be written: .*File too large"):
+with pytest.raises(ExportError, match="/base' cannot be written: .*File too large"):
     ExportDirectory("base").publish("base/1")
 """
 

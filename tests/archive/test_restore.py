@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,21 @@ def test_a_version_without_the_optimizer_does_not_fit_a_compiled_model() -> None
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("base/9", "There is no version 9"), ("base", "Expected the directory of a version")],
+    [
+        ("base/9", "no version at .*/base/9'. Its directory holds 1"),
+        ("base", "has no 'assets.extra/export.json'"),
+    ],
 )
 def test_a_version_that_does_not_exist(version: Path, path: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         restore(classifier(), path)
+
+
+def test_a_copy_may_be_called_anything(version: Path) -> None:
+    shutil.copytree(version, "the_best")
+    model = classifier()
+    restore(model, "the_best")
+    assert_equal_state(state(model), exported_state())
 
 
 def test_a_model_that_is_not_built(version: Path) -> None:
