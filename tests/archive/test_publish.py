@@ -471,7 +471,7 @@ def test_a_linked_staging_directory_is_not_followed() -> None:
         lambda: ExportDirectory(BASE).publish(version),
         lambda: ExportDirectory(BASE).prune(1),
     ):
-        with pytest.raises(StorageError, match=r"/base/.staging' is a symbolic link.* Remove it"):
+        with pytest.raises(StorageError, match=r"base/.staging' is a symbolic link.* Remove it"):
             attempt()
     assert tree(Path.cwd()) == before
 
