@@ -6,10 +6,10 @@ keeps. Policies combine with ``|``: a version stays if any of them keeps it.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .checks import is_whole
 from .errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
 from .record import ExportRecord
@@ -90,7 +90,7 @@ def as_policy(keep: int | RetentionPolicy | None) -> RetentionPolicy | None:
     """The policy that a `keep` argument stands for; None keeps everything."""
     if keep is None or isinstance(keep, RetentionPolicy):
         return keep
-    if isinstance(keep, numbers.Integral) and not isinstance(keep, bool):
+    if is_whole(keep):
         return KeepLatest(int(keep))
     raise ExportTypeError(
         f"Received keep={keep!r}. Expected None (keep all), an int (that many of the newest), "
@@ -124,6 +124,6 @@ def _bests(records: Sequence[ExportRecord]) -> set[int]:
     return bests
 
 
-def _check_count(n: object, name: str) -> None:
-    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
+def _check_count(n: int, name: str) -> None:
+    if not is_whole(n) or n < 1:
         raise ExportValueError(f"Received {name}({n!r}). Expected how many versions: an int ≥ 1.")

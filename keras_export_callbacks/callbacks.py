@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import keras
 
 from ._keras import infer_mode
+from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
 from .archive.objective import Mode, Objective
 from .archive.publish import check_base_dir, local_path
@@ -337,5 +337,5 @@ def _metrics_are_known(model: keras.Model) -> bool:
 
 
 def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value != value:
+    if not is_real(value) or value != value:
         raise ExportValueError(f"Received {name}={value!r}. Expected a number.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from .archive.checks import is_real, is_whole
 from .archive.errors import ExportValueError
 from .archive.objective import Objective
 
@@ -47,8 +47,8 @@ class EveryN:
             raise ExportValueError(
                 f"Received unit={self.unit!r}. Expected 'epoch', 'batch' or 'second'."
             )
-        wanted = numbers.Real if self.unit == "second" else numbers.Integral
-        if not isinstance(self.n, wanted) or isinstance(self.n, bool) or not 0 < self.n < 2**63:
+        is_right = is_real if self.unit == "second" else is_whole
+        if not is_right(self.n) or not 0 < self.n < 2**63:
             kind = "number" if self.unit == "second" else "int"
             raise ExportValueError(
                 f"Received n={self.n!r}. Expected a positive {kind}: how many {self._units} from "
