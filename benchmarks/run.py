@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 def main() -> int:
     options = _options()
+    # Leave no process and no scratch files behind when told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     size = QUICK if options.quick else Size()
     console = Console(width=None if sys.stdout.isatty() else 150)
     machine = describe(options.directory)
@@ -115,14 +118,18 @@ def _process(
     ):
         assert process.stdout is not None
         found = []
-        for line in process.stdout:
-            found.append(json.loads(line))
-            advance()
+        try:
+            for line in process.stdout:
+                found.append(json.loads(line))
+                advance()
+        except BaseException:
+            process.kill()
+            raise
         if process.wait() != 0:
             errors.seek(0)
             lines = errors.read().strip().splitlines() or ["no message"]
             print(*lines, sep="\n", file=sys.stderr)
-            raise _JobError(lines[-1])
+            raise _JobError(f"exit code {process.returncode}, {lines[-1]}")
         return found
 
 
