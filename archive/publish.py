@@ -31,14 +31,10 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ExportError: it is no path, or one where no version can be published.
     """
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise ExportTypeError(
-            f"Received {path!r} of type {type(path)}. Expected a directory, as a str or Path."
-        )
-    text = os.fspath(path)
+    text = path_text(path)
     if not text or "\0" in text:
         raise ExportValueError(f"Received {text!r}. Expected the name of a directory.")
-    if _URL.match(text):
+    if is_url(text):
         raise ExportValueError(
             f"Received '{text}', which is not on a local file system. Expected a local or mounted "
             "directory, where a version can appear by one rename."
@@ -49,6 +45,26 @@ def local_path(path: str | os.PathLike[str]) -> Path:
             "path for a pattern, and cannot load a SavedModel from there."
         )
     return Path(os.path.abspath(text))
+
+
+def path_text(path: object, label: str = "") -> str:
+    """The text of a path; `label` goes before it in the error.
+
+    Raises:
+        ExportTypeError: it is neither a str nor a path made of one.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ExportTypeError(
+            f"Received {label}{path!r} of type {type(path)}. Expected a directory, as a str or "
+            "Path."
+        )
+    return text
+
+
+def is_url(text: str) -> bool:
+    """Whether a path names a place that is not in the local file system."""
+    return _URL.match(text) is not None
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -8,8 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .archive.errors import ExportTypeError
-from .archive.publish import check_base_dir
+from .archive.publish import check_base_dir, is_url, path_text
 from .archive.record import EndpointInfo, ExportRecord, TensorInfo
 
 
@@ -57,15 +56,12 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     Raises:
         ExportError: it is no path, or no directory that can be written to.
     """
-    if not isinstance(log_dir, str | os.PathLike) or not isinstance(os.fspath(log_dir), str):
-        raise ExportTypeError(
-            f"Received log_dir={log_dir!r} of type {type(log_dir)}. Expected a directory, or None."
-        )
-    text = os.fspath(log_dir)
-    if "://" in text:
+    text = path_text(log_dir, "log_dir=")
+    if is_url(text):
         return text
-    check_base_dir(Path(os.path.abspath(text)), "log_dir")
-    return os.path.abspath(text)
+    path = Path(os.path.abspath(text))
+    check_base_dir(path, "log_dir")
+    return str(path)
 
 
 def markdown(record: ExportRecord) -> str:
