@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from .files import KnownFile
 from .graph import FINGERPRINT, SavedGraph, ServableGraph
 from .identities import Identities
 from .publish import local_path
-from .record import EndpointInfo, FileInfo
+from .record import EndpointInfo, ExportRecord, FileInfo
 from .replacing import check_replaceable, replacing
 from .resources import find_host_state
+from .shards import DIRECTORY
 from .signatures import tensor_specs
 from .snapshot import StateReader
-from .weights import DIRECTORY, BundleWriter
+from .weights import BundleWriter
 
 # The attributes of a revived artifact that hold the variables of what was tracked.
 VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
@@ -57,7 +58,7 @@ class Snapshot:
     """The state to export, read at one point in time."""
 
     plan: _Plan
-    tensors: Sequence[tf.Tensor]
+    tensors: Callable[[], list[tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -330,10 +331,17 @@ class ExportArchive:
         assert self._plan is not None
         return Snapshot(self._plan, self._plan.reader.read())
 
-    def write(self, snapshot: Snapshot, directory: Path) -> Written:
+    def write(
+        self,
+        snapshot: Snapshot,
+        directory: Path,
+        earlier: Callable[[], ExportRecord | None] = lambda: None,
+    ) -> Written:
         """Write a snapshot as a SavedModel into an empty directory; on any thread.
 
-        Snapshots are written one at a time. What equals the last one is linked.
+        Snapshots are written one at a time. Variables that equal those of the
+        last one are linked; or those of the sound version that `earlier` gives,
+        if the last one is gone or there was none.
         """
         plan = snapshot.plan
         reused = plan.saved is not None
@@ -346,10 +354,10 @@ class ExportArchive:
         saved = plan.saved
         (directory / "assets").mkdir(exist_ok=True)
         tensors = {
-            **dict(zip(saved.keys, snapshot.tensors, strict=True)),
+            **dict(zip(saved.keys, snapshot.tensors(), strict=True)),
             OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
         }
-        files = self._bundles.write(directory, tensors)
+        files = self._bundles.write(directory, tensors, earlier)
         files |= {name: file.known.info for name, file in saved.files.items()}
         files[FINGERPRINT] = _write_fingerprint(saved.fingerprint, directory)
         self._last_saved = saved
@@ -386,13 +394,15 @@ class ExportArchive:
             # A layer may have replaced its table, so look for it again.
             functions = [endpoint.function for endpoint in self._endpoints.values()]
             state = find_host_state([*self._tracked, *functions])
-        lists = self._lists()
+        collections = self._collections.items()
         return _Token(
             behaviour=Identities([*self._tracked, *state.dependencies()]),
             contents=Identities(
                 [
                     *self._endpoints.values(),
-                    *(item for name, variables in lists.items() for item in (name, *variables)),
+                    # A variable can be frozen by itself; the others are those of the layers.
+                    *self.trainable_variables,
+                    *(item for name, variables in collections for item in (name, *variables)),
                 ]
             ),
         )

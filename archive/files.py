@@ -40,14 +40,49 @@ class KnownFile:
         except OSError:
             return False
 
-    def share(self, target: Path) -> KnownFile:
-        """Give `target` the same contents; return the file that it then is."""
-        link_or_copy(self.path, target)
+    def share(self, target: Path) -> KnownFile | None:
+        """Give `target` the same contents; return the file that it then is.
+
+        None if it is not there any more: other processes remove versions too.
+        """
+        if not self.is_intact():
+            return None
+        try:
+            link_or_copy(self.path, target)
+        except FileNotFoundError:
+            return None
         return KnownFile.at(target, self.info.sha256)
 
     def under(self, directory: Path) -> KnownFile:
         """The same file after its directory was renamed to `directory`."""
         return KnownFile(directory / self.path.name, self.info, self.identity)
+
+
+@dataclass
+class KeptFile:
+    """A small file that further exports will have as well.
+
+    Attributes:
+        content: its bytes, for when no earlier export has it any more.
+        known: the file in the last export, to be linked.
+    """
+
+    content: bytes
+    known: KnownFile
+
+    @classmethod
+    def at(cls, path: Path) -> KeptFile:
+        """The file at `path` as it is now."""
+        return cls(path.read_bytes(), KnownFile.at(path))
+
+    def put(self, target: Path) -> None:
+        """Make it part of another export."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shared = self.known.share(target)
+        if shared is None:
+            target.write_bytes(self.content)
+            shared = KnownFile.at(target, self.known.info.sha256)
+        self.known = shared
 
 
 def identity_of(stat: os.stat_result) -> tuple[int, ...]:

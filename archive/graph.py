@@ -26,7 +26,7 @@ from ._tensorflow import (
 )
 from .endpoint import Endpoint, signature_of
 from .errors import ExportError, UntrackedError
-from .files import KnownFile, relative_files
+from .files import KeptFile, relative_files
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
@@ -173,10 +173,7 @@ class ServableGraph:
             )
         shutil.rmtree(directory / "variables")
         write_index(directory, self._index(keys))
-        files = {
-            name: GraphFile((directory / name).read_bytes(), KnownFile.at(directory / name))
-            for name in sorted(relative_files(directory))
-        }
+        files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         fingerprint = files.pop(FINGERPRINT)
         fingerprint.known.path.unlink()
         return SavedGraph(
@@ -191,28 +188,6 @@ class ServableGraph:
         )
 
 
-@dataclass
-class GraphFile:
-    """A file that is the same in every export of a graph.
-
-    Attributes:
-        content: its bytes, for when no earlier export has it any more.
-        known: the file in the last export, to be linked.
-    """
-
-    content: bytes
-    known: KnownFile
-
-    def put(self, target: Path) -> None:
-        """Make it part of another export."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if self.known.is_intact():
-            self.known = self.known.share(target)
-        else:
-            target.write_bytes(self.content)
-            self.known = KnownFile.at(target, self.known.info.sha256)
-
-
 @dataclass(frozen=True)
 class SavedGraph:
     """What stays the same in every SavedModel of one graph.
@@ -225,7 +200,7 @@ class SavedGraph:
         endpoints: every signature.
     """
 
-    files: Mapping[str, GraphFile]
+    files: Mapping[str, KeptFile]
     fingerprint: bytes
     object_graph: bytes
     keys: Sequence[str]

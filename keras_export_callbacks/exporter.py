@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import keras
 
-from .archive.directory import ExportDirectory, publish_record
+from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot, check_backend
 from .archive.objective import Objective
@@ -371,7 +371,7 @@ class Exporter:
             self._space = Workspace(base_dir)
         staged = self._space.stage()
         try:
-            written = archive.write(snapshot, staged)
+            written = archive.write(snapshot, staged, self._sound_version)
             record = ExportRecord(
                 path=staged,
                 version=0,
@@ -397,6 +397,11 @@ class Exporter:
             shutil.rmtree(staged, ignore_errors=True)
         archive.moved(record.path)
         return record
+
+    def _sound_version(self) -> ExportRecord | None:
+        """The newest version, if nothing is wrong with it."""
+        record = self.directory.latest()
+        return record if record and not version_problems(record.path) else None
 
     def _after_publishing(self, record: ExportRecord) -> None:
         """What follows a publish; a failure here takes nothing back."""

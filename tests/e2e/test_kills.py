@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kill_target import STEPS, train
 
 from keras_export_callbacks import ExportDirectory
-from support.kill_target import STEPS, train
 
 # Imported once by a server process, from which each process to kill is forked.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -25,7 +25,6 @@ RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "0"))
 
 # Many minutes of processes that die; asked for by name.
 pytestmark = pytest.mark.skipif(not RANDOM_KILLS, reason="set RANDOM_KILLS=12 to run it")
-
 
 
 class Witness:

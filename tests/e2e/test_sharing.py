@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from support.models import data
 
@@ -38,6 +40,13 @@ def inodes(path: Path) -> dict[int, int]:
 def newly_written(one: Path, after: Path) -> int:
     new = inodes(after).keys() - inodes(one).keys()
     return sum(inodes(after)[inode] for inode in new)
+
+
+def assert_serves(path: Path, model: Any) -> None:
+    """What is at `path` computes what `model` does now."""
+    x, _ = data()
+    revived = tf.saved_model.load(str(path))
+    np.testing.assert_array_equal(revived.serve(x), model(x))
 
 
 def test_a_frozen_base_is_written_once_and_a_trained_head_each_time() -> None:
@@ -75,12 +84,9 @@ def test_every_version_is_complete_by_itself() -> None:
     model, _ = fine_tuned()
     callback = ExportEveryN("base", log_dir=None)
     model.fit(*data(), epochs=4, verbose=0, callbacks=[callback])
-    x, _ = data()
-    expected = model(x)
     shutil.move("base/4", "elsewhere")
     shutil.rmtree("base")
-    revived = tf.saved_model.load("elsewhere")
-    np.testing.assert_array_equal(revived.serve(x), expected)
+    assert_serves(Path("elsewhere"), model)
 
 
 def test_versions_removed_or_damaged_in_between_are_not_linked_to() -> None:
@@ -137,3 +143,57 @@ def test_traced_again_exactly_when_it_must_be() -> None:
     revived = tf.saved_model.load(str(callback.exports[-1].path))
     assert len(revived.trainable_variables) == len(model.trainable_variables) == 6
     assert len(revived.optimizer_variables) == len(model.optimizer.variables)
+
+
+def fit_anew() -> tuple[Any, Path]:
+    """What another process does that starts from the same weights: model and version."""
+    keras.backend.clear_session()
+    model, _ = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), verbose=0, callbacks=[callback])
+    return model, callback.exports[0].path
+
+
+def test_another_run_shares_with_the_versions_it_finds() -> None:
+    model, _ = fine_tuned()
+    first = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), epochs=3, verbose=0, callbacks=[first])
+    model, path = fit_anew()
+    assert newly_written(first.exports[-1].path, path) < first.exports[-1].bytes / 10
+    assert ExportDirectory("base").verify(4) == []
+    shutil.rmtree("base/3")
+    assert_serves(path, model)
+
+
+@pytest.mark.parametrize("name", ["variables/variables.data-*", "assets.extra/shards/*"])
+def test_a_run_shares_nothing_with_a_damaged_version(name: str) -> None:
+    model, _ = fine_tuned()
+    first = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), epochs=3, verbose=0, callbacks=[first])
+    for file in Path("base/3").glob(name):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    model, path = fit_anew()
+    assert not inodes(first.exports[-1].path).keys() & inodes(path).keys()
+    assert ExportDirectory("base").verify(4) == []
+    assert_serves(path, model)
+
+
+def test_a_version_removed_while_it_is_linked_from_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _ = fine_tuned()
+    callback = ExportEveryN("base", log_dir=None, background=False)
+    model.fit(*data(), epochs=3, verbose=0, callbacks=[callback])
+    link = os.link
+
+    def remove_first(source: Any, target: Any, **options: Any) -> None:
+        shutil.rmtree("base/3", ignore_errors=True)
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", remove_first)
+    model.fit(*data(), verbose=0, callbacks=[callback])
+    assert ExportDirectory("base").versions() == [1, 2, 3]
+    assert ExportDirectory("base").verify(3) == []
+    assert_serves(Path("base/3"), model)
