@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from . import publish as publishing
+from .copying import is_marker, is_version
 from .errors import (
     DamagedVersionError,
     ExportError,
@@ -21,17 +21,28 @@ from .errors import (
     SupersededError,
     VersionNotFoundError,
 )
-from .files import identity_of, link_or_copy, relative_files, sha256_of, sync
+from .files import (
+    FileInfo,
+    fetch,
+    identity_at,
+    names_in,
+    read_up_to,
+    regular_size,
+    relative_files,
+    sha256_of,
+    sync,
+)
 from .objective import Mode, Objective
+from .paths import absolute_path, check_base_dir
 from .record import (
     MANIFEST,
     MANIFEST_DIGEST,
     ExportRecord,
-    FileInfo,
     manifest_digest,
     parse_record,
     read_record,
 )
+from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
 from .versions import parse
 
@@ -60,8 +71,8 @@ class ExportDirectory:
     """
 
     def __init__(self, base_dir: str | os.PathLike[str]) -> None:
-        self.path = publishing.local_path(base_dir)
-        self._known: dict[Path, _Known] = {}
+        self.path = absolute_path(base_dir)
+        self._known: dict[VersionPath, _Known] = {}
 
     def __repr__(self) -> str:
         return f"ExportDirectory({str(self.path)!r})"
@@ -155,7 +166,7 @@ class ExportDirectory:
             ExportError: there is no such version, it does not verify, or it
                 cannot be written here.
         """
-        source = Path(source_version_path)
+        source = absolute_path(source_version_path)
         version = parse(source.name)
         if version is None:
             raise VersionNotFoundError(
@@ -163,29 +174,29 @@ class ExportDirectory:
                 "whose name is its number, such as 'trials/trial_0/7'."
             )
         record = ExportDirectory(source.parent).record(version)
-        publishing.check_base_dir(self.path)
+        check_base_dir(self.path)
         with _clear_errors(self.path), publishing.workspace(self.path) as space:
             staged = space.stage()
             for name in relative_files(source):
                 if name not in _OWN_FILES:
                     (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                    link_or_copy(source / name, staged / name)
+                    fetch(source / name, staged / name)
             # The copy, so that what is published is what was verified.
             problems = [*_manifest_problems(source), *_differences(staged, record.files)]
             if problems:
                 raise DamagedVersionError(f"'{source}' is not published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.path)
 
-    def _read(self, path: Path) -> _Known:
+    def _read(self, path: VersionPath) -> _Known:
         """The record in `path`, read again only if its manifest was replaced."""
         try:
-            identity = identity_of(os.lstat(path / MANIFEST))
+            identity = identity_at(path / MANIFEST)
         except OSError:
             identity = ()  # `read_record` says what is wrong.
         known = self._known.get(path)
         return known if known and known[0] == identity else (identity, read_record(path))
 
-    def _path_of(self, version: int) -> Path:
+    def _path_of(self, version: int) -> VersionPath:
         try:
             return self._version_dirs()[version]
         except KeyError:
@@ -195,15 +206,14 @@ class ExportDirectory:
                 + (f"It holds {held}." if held else "It holds no versions.")
             ) from None
 
-    def _version_dirs(self) -> dict[int, Path]:
+    def _version_dirs(self) -> dict[int, VersionPath]:
         try:
-            with os.scandir(self.path) as entries:
-                return {
-                    version: self.path / entry.name
-                    for entry in entries
-                    if (version := parse(entry.name)) is not None
-                    and entry.is_dir(follow_symlinks=False)
-                }
+            numbers = {name: parse(name) for name in names_in(self.path)}
+            return {
+                version: self.path / name
+                for name, version in numbers.items()
+                if version is not None and _is_version(self.path / name)
+            }
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -213,7 +223,7 @@ class ExportDirectory:
 def publish_record(
     staged: Path,
     record: ExportRecord,
-    base_dir: Path,
+    base_dir: VersionPath,
     snapshot_time: float | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> ExportRecord:
@@ -259,7 +269,18 @@ def publish_record(
     return record
 
 
-def version_problems(version_dir: Path) -> list[str]:
+def _is_version(path: VersionPath) -> bool:
+    if isinstance(path, Path) and path.is_symlink():
+        return False
+    try:
+        return is_version(names_in(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # `verify` says why it cannot be read.
+
+
+def version_problems(version_dir: VersionPath) -> list[str]:
     """How the files of a version, or of a copy of one, differ from what was published."""
     try:
         record = read_record(version_dir)
@@ -270,31 +291,30 @@ def version_problems(version_dir: Path) -> list[str]:
     return [*_manifest_problems(version_dir), *_differences(version_dir, record.files)]
 
 
-def _without_manifest(version_dir: Path) -> str:
+def _without_manifest(version_dir: VersionPath) -> str:
     return f"'{version_dir}' has no '{MANIFEST}': this library did not write it, or it was lost."
 
 
-def _manifest_problems(version_dir: Path) -> list[str]:
+def _manifest_problems(version_dir: VersionPath) -> list[str]:
     """What is wrong with a manifest that can be read, by its own digest."""
     digest = version_dir / MANIFEST_DIGEST
     try:
-        if not stat.S_ISREG(os.lstat(digest).st_mode):
+        if regular_size(digest) is None:
             return [f"{MANIFEST_DIGEST!r} is not a regular file"]
         expected = manifest_digest((version_dir / MANIFEST).read_bytes())
-        with open(digest, "rb") as file:
-            # No more than that: it may be of any size.
-            if file.read(len(expected) + 1) == expected:
-                return []
+        # No more than that: it may be of any size.
+        if read_up_to(digest, len(expected) + 1) == expected:
+            return []
     except FileNotFoundError:
         return [f"{MANIFEST_DIGEST!r} is missing"]
     except OSError as error:
-        return [f"{MANIFEST_DIGEST!r} cannot be read: {error.strerror}"]
+        return [f"{MANIFEST_DIGEST!r} cannot be read: {error.strerror or error}"]
     return [f"{MANIFEST!r} or {MANIFEST_DIGEST!r} has other contents than were published"]
 
 
-def _differences(root: Path, expected: Mapping[str, FileInfo]) -> list[str]:
+def _differences(root: VersionPath, expected: Mapping[str, FileInfo]) -> list[str]:
     """How the files below `root` differ from those `expected`, but for the manifest."""
-    found = set(relative_files(root)) - _OWN_FILES
+    found = {name for name in relative_files(root) if not is_marker(name)} - _OWN_FILES
     problems = []
     for name in sorted(found | expected.keys()):
         if name not in expected:
@@ -306,22 +326,22 @@ def _differences(root: Path, expected: Mapping[str, FileInfo]) -> list[str]:
     return problems
 
 
-def _difference(path: Path, expected: FileInfo) -> str | None:
+def _difference(path: VersionPath, expected: FileInfo) -> str | None:
     try:
-        status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode):
+        size = regular_size(path)
+        if size is None:
             return "is not a regular file"
-        if status.st_size != expected.size:
-            return f"has {status.st_size} bytes, {expected.size} were published"
+        if size != expected.size:
+            return f"has {size} bytes, {expected.size} were published"
         if sha256_of(path) != expected.sha256:
             return "has other contents than were published"
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror or error}"
     return None
 
 
 @contextlib.contextmanager
-def _clear_errors(base_dir: Path) -> Iterator[None]:
+def _clear_errors(base_dir: VersionPath) -> Iterator[None]:
     """Say of what the system refuses where it happened, as an error of ours."""
     try:
         yield

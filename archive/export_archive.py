@@ -15,11 +15,11 @@ import tensorflow as tf
 from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
 from .endpoint import Endpoint
 from .errors import BackendError, ExportTypeError, ExportValueError, error_like
-from .files import KnownFile
+from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, SavedGraph, ServableGraph
 from .identities import Identities
-from .publish import local_path
-from .record import EndpointInfo, ExportRecord, FileInfo
+from .paths import local_path
+from .record import EndpointInfo, ExportRecord
 from .replacing import check_replaceable, replacing
 from .resources import find_host_state
 from .shards import DIRECTORY

@@ -6,11 +6,20 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .record import FileInfo
+from .remote import RemotePath, VersionPath
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size in bytes and SHA-256 digest (hexadecimal) of one file."""
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,9 @@ class KnownFile:
     @classmethod
     def at(cls, path: Path, sha256: str | None = None) -> KnownFile:
         """The file at `path` as it is now; its digest is taken unless it is known."""
-        stat = os.stat(path)
-        return cls(path, FileInfo(stat.st_size, sha256 or sha256_of(path)), identity_of(stat))
+        status = os.stat(path)
+        info = FileInfo(status.st_size, sha256 or sha256_of(path))
+        return cls(path, info, identity_of(status))
 
     def is_intact(self) -> bool:
         """Whether it is still there and was not written to."""
@@ -85,9 +95,9 @@ class KeptFile:
         self.known = shared
 
 
-def identity_of(stat: os.stat_result) -> tuple[int, ...]:
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
     """What differs between two files, and in one file before and after it is written to."""
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -107,8 +117,19 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target, follow_symlinks=False)
 
 
-def relative_files(root: Path) -> Iterator[str]:
+def fetch(source: VersionPath, target: Path) -> None:
+    """`link_or_copy`, or a copy of a remote file."""
+    if isinstance(source, RemotePath):
+        source.download(target)
+    else:
+        link_or_copy(source, target)
+
+
+def relative_files(root: VersionPath) -> Iterator[str]:
     """Everything below `root` that is not a directory, by relative path."""
+    if isinstance(root, RemotePath):
+        yield from root.files()
+        return
     for directory, subdirectories, names in os.walk(root):
         # A link to a directory is listed among the directories, yet is one entry.
         links = [name for name in subdirectories if Path(directory, name).is_symlink()]
@@ -116,13 +137,51 @@ def relative_files(root: Path) -> Iterator[str]:
             yield Path(directory, name).relative_to(root).as_posix()
 
 
-def sha256_of(path: Path) -> str:
+def names_in(directory: VersionPath) -> list[str]:
+    """What is in a directory."""
+    return directory.names() if isinstance(directory, RemotePath) else os.listdir(directory)
+
+
+def identity_at(path: VersionPath) -> tuple[int, ...]:
+    """`identity_of` what is at a path; a link is a file of its own."""
+    return path.identity() if isinstance(path, RemotePath) else identity_of(os.lstat(path))
+
+
+def regular_size(path: VersionPath) -> int | None:
+    """The size of a file; None if it is something else, such as a pipe or a link.
+
+    Raises:
+        OSError: there is nothing, or it cannot be read.
+    """
+    if isinstance(path, RemotePath):
+        return path.size()
+    status = os.lstat(path)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def read_up_to(path: VersionPath, limit: int) -> bytes:
+    """The first `limit` bytes of a file: who knows how long it is."""
+    if isinstance(path, RemotePath):
+        return next(path.blocks(limit), b"")
+    with open(path, "rb") as file:
+        return file.read(limit)
+
+
+def sha256_of(path: VersionPath) -> str:
     """The SHA-256 digest of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for block in _blocks(path):
+        digest.update(block)
     return digest.hexdigest()
+
+
+def _blocks(path: VersionPath, size: int = 2**20) -> Iterator[bytes]:
+    if isinstance(path, RemotePath):
+        yield from path.blocks(size)
+        return
+    with open(path, "rb") as file:
+        while block := file.read(size):
+            yield block
 
 
 def sync_tree(root: Path) -> None:

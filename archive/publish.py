@@ -3,94 +3,33 @@
 A version directory appears complete or not at all, because it is renamed into
 place from ``.staging``, whose dot keeps model servers away. Writers exclude
 each other with ``flock`` on the directories themselves: the kernel drops such
-a lock when its process dies, so none is ever left behind.
+a lock when its process dies, so none is ever left behind. Where directories
+cannot be renamed, `copying` takes the place of the rename.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import re
 import shutil
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import ExportTypeError, ExportValueError, StorageError
+from .copying import publish_by_copying, remove_in_place, sweep_copies
+from .errors import StorageError
 from .files import sync, sync_tree
+from .remote import RemotePath, VersionPath
 from .versions import next_version
 
 STAGING = ".staging"
 
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as an absolute one, the same wherever the process goes while it trains.
-
-    Raises:
-        ExportError: it is no path, or one where no version can be published.
-    """
-    text = path_text(path)
-    if not text or "\0" in text:
-        raise ExportValueError(f"Received {text!r}. Expected the name of a directory.")
-    if is_url(text):
-        raise ExportValueError(
-            f"Received '{text}', which is not on a local file system. Expected a local or mounted "
-            "directory, where a version can appear by one rename."
-        )
-    if special := _PATTERN.search(text):
-        raise ExportValueError(
-            f"Received '{text}'. Expected a path without {special[0]!r}: TensorFlow takes such a "
-            "path for a pattern, and cannot load a SavedModel from there."
-        )
-    return Path(os.path.abspath(text))
-
-
-def path_text(path: object, label: str = "") -> str:
-    """The text of a path; `label` goes before it in the error.
-
-    Raises:
-        ExportTypeError: it is neither a str nor a path made of one.
-    """
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise ExportTypeError(
-            f"Received {label}{path!r} of type {type(path)}. Expected a directory, as a str or "
-            "Path."
-        )
-    return text
-
-
-def is_url(text: str) -> bool:
-    """Whether a path names a place that is not in the local file system."""
-    return _URL.match(text) is not None
-
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PATTERN = re.compile(r"[*?\[\\]")
-
-
-def check_base_dir(base_dir: Path, argument: str = "base_dir") -> None:
-    """Raise unless `base_dir` is, or can become, a directory we can write to."""
-    existing = base_dir
-    while not os.path.lexists(existing) and existing != existing.parent:
-        existing = existing.parent
-    if not os.path.isdir(existing):
-        raise ExportValueError(
-            f"Received {argument}='{base_dir}', but '{existing}' is not a directory. "
-            "Expected a directory, existing or to be made."
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ExportValueError(
-            f"Received {argument}='{base_dir}', but '{existing}' is not writable by this process. "
-            "Expected a directory that can be written to."
-        )
-    longest = os.pathconf(existing, "PC_NAME_MAX")
-    if any(len(os.fsencode(part)) > longest for part in base_dir.parts):
-        raise ExportValueError(
-            f"Received {argument}='{base_dir}'. Expected names of at most {longest} bytes."
-        )
+# How file systems say that they cannot rename a directory.
+_NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
 
 
 class Workspace:
@@ -100,7 +39,13 @@ class Workspace:
         base_dir: the base directory; made if it does not exist.
     """
 
-    def __init__(self, base_dir: Path) -> None:
+    _temporary: Path | None = None
+
+    def __init__(self, base_dir: VersionPath) -> None:
+        if isinstance(base_dir, RemotePath):
+            base_dir.mkdir()
+            sweep_copies(base_dir, is_alone=False)
+            base_dir = self._temporary = Path(tempfile.mkdtemp(prefix="keras-export-"))
         self._staging = base_dir / STAGING
         sweep(base_dir)
         base_dir.mkdir(parents=True, exist_ok=True)
@@ -128,10 +73,12 @@ class Workspace:
         self._lock.release()
         with contextlib.suppress(OSError):
             self._staging.rmdir()
+            if self._temporary is not None:
+                self._temporary.rmdir()
 
 
 @contextlib.contextmanager
-def workspace(base_dir: Path) -> Iterator[Workspace]:
+def workspace(base_dir: VersionPath) -> Iterator[Workspace]:
     """A `Workspace` for the length of a ``with`` block."""
     opened = Workspace(base_dir)
     try:
@@ -140,16 +87,19 @@ def workspace(base_dir: Path) -> Iterator[Workspace]:
         opened.close()
 
 
-def publish(staged: Path, base_dir: Path, finish: Callable[[int], None]) -> Path:
+def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) -> VersionPath:
     """Rename a complete staged directory into the next version, and return its path.
 
     Args:
-        staged: the complete version, on the same file system as `base_dir`.
+        staged: the complete version, on the same file system as `base_dir` if
+            that is local.
         base_dir: where the version appears.
-        finish: called with the version number before the rename, while no other
-            writer can take it, to write what depends on it. If it raises,
-            nothing is published.
+        finish: called with the version number before the version appears, while
+            no other writer can take it, to write what depends on it. If it
+            raises, nothing is published.
     """
+    if isinstance(base_dir, RemotePath):
+        return publish_by_copying(staged, base_dir, finish)
     sync_tree(staged)
     lock = _Lock(base_dir)
     try:
@@ -161,9 +111,11 @@ def publish(staged: Path, base_dir: Path, finish: Callable[[int], None]) -> Path
             # directory: this cannot overwrite what someone published.
             try:
                 os.rename(staged, target)
-            except OSError:
+            except OSError as error:
                 if os.path.lexists(target):
                     continue  # A writer that could not be locked out took the number.
+                if error.errno in _NO_RENAME:
+                    return _publish_without_rename(staged, base_dir, finish, lock)
                 raise
             sync(base_dir)
             return target
@@ -171,10 +123,30 @@ def publish(staged: Path, base_dir: Path, finish: Callable[[int], None]) -> Path
         lock.release()
 
 
-def remove(version_dir: Path, space: Workspace) -> None:
+def _publish_without_rename(
+    staged: Path, base_dir: Path, finish: Callable[[int], None], lock: _Lock
+) -> Path:
+    def flush(target: RemotePath) -> None:
+        sync_tree(Path(target))
+        sync(base_dir)
+
+    same = RemotePath(base_dir)
+    sweep_copies(same, is_alone=lock.excludes)
+    return Path(publish_by_copying(staged, same, finish, flush))
+
+
+def remove(version_dir: VersionPath, space: Workspace) -> None:
     """Take a version out of the integer names by one rename, then delete it."""
+    if isinstance(version_dir, RemotePath):
+        remove_in_place(version_dir)
+        return
     doomed = space.stage() / version_dir.name
-    os.rename(version_dir, doomed)
+    try:
+        os.rename(version_dir, doomed)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        remove_in_place(RemotePath(version_dir))
     sync(version_dir.parent)
     # It is gone for everyone; what cannot be deleted now is swept later.
     shutil.rmtree(doomed.parent, ignore_errors=True)

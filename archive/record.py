@@ -7,12 +7,11 @@ checks every field and trusts none.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import operator
-import os
-import stat
 import types
 import typing
 from collections.abc import Mapping
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import DamagedVersionError
+from .files import FileInfo, read_up_to, regular_size
 from .objective import Mode, Objective
+from .remote import VersionPath
 from .versions import parse
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -60,19 +61,11 @@ class EndpointInfo:
 
 
 @dataclass(frozen=True)
-class FileInfo:
-    """Size in bytes and SHA-256 digest (hexadecimal) of one file."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class ExportRecord:
     """What was published: one version, why, and at what cost.
 
     Attributes:
-        path: the version's directory.
+        path: the version's directory; a `Path` but in object stores.
         version: its number, the name of that directory.
         created: when it was published, UTC, ISO 8601.
         epoch: the epoch it was exported in, from 0 as in Keras's hooks; None
@@ -96,7 +89,7 @@ class ExportRecord:
         hyperparameters: the trial's hyperparameters, under a tuner.
     """
 
-    path: Path
+    path: VersionPath
     version: int
     created: str
     epoch: int | None
@@ -150,7 +143,7 @@ def manifest_digest(content: bytes) -> bytes:
     return f"{hashlib.sha256(content).hexdigest()}  {Path(MANIFEST).name}\n".encode()
 
 
-def read_record(version_dir: Path) -> ExportRecord:
+def read_record(version_dir: VersionPath) -> ExportRecord:
     """The record of the version in `version_dir`.
 
     Raises:
@@ -160,10 +153,10 @@ def read_record(version_dir: Path) -> ExportRecord:
     path = version_dir / MANIFEST
     try:
         # Neither a link out of the version, nor a pipe to wait on for ever.
-        if path.parent.is_symlink() or not stat.S_ISREG(os.lstat(path).st_mode):
+        is_elsewhere = isinstance(path, Path) and path.parent.is_symlink()
+        if is_elsewhere or regular_size(path) is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_up_to(path, _MAX_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -171,7 +164,7 @@ def read_record(version_dir: Path) -> ExportRecord:
     return parse_record(content, version_dir)
 
 
-def parse_record(content: bytes, version_dir: Path) -> ExportRecord:
+def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
     """The record in the `content` of the manifest of `version_dir`.
 
     Raises:
@@ -193,12 +186,12 @@ def parse_record(content: bytes, version_dir: Path) -> ExportRecord:
         ) from error
 
 
-def _from_json(content: Any, version_dir: Path) -> ExportRecord:
+def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, found {type(content).__name__}")
     if _checked(content.get("schema"), int, "schema") != SCHEMA:
         raise ValueError(f"expected schema {SCHEMA}, found {content['schema']}")
-    hints = typing.get_type_hints(ExportRecord)
+    hints = _hints(ExportRecord)
     values: dict[str, Any] = {"path": version_dir}
     for field in fields(ExportRecord):
         if field.name in content and field.name != "path":
@@ -228,7 +221,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, dict):
             return {key: _checked(item, args[1], f"{where}.{key}") for key, item in value.items()}
     elif isinstance(hint, type) and is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _hints(hint)
         if isinstance(value, dict) and value.keys() == hints.keys():
             items = {key: _checked(value[key], hints[key], f"{where}.{key}") for key in hints}
             return hint(**items)
@@ -238,6 +231,11 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return value
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ValueError(f"'{where}' is {value!r:.80}, expected {expected}")
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _no_constant(text: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,7 +18,8 @@ from .errors import (
     MismatchError,
     VersionNotFoundError,
 )
-from .publish import local_path
+from .paths import absolute_path
+from .remote import VersionPath
 from .variable_index import VariableInfo, read_index
 
 # What Keras adds to the name of a layer it has made before, in a variable's path.
@@ -56,7 +56,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     ...     version = exporter.export().result()
     >>> restore(build(), version.path)
     """
-    path = local_path(version_path)
+    path = absolute_path(version_path)
     _check(model, path)
     index = read_index(path)
     optimizer = getattr(model, "optimizer", None)
@@ -72,13 +72,13 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
             f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
             + "\n  ".join(problems)
         )
-    reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    reader = tf.compat.v1.train.NewCheckpointReader(str(path / "variables" / "variables"))
     values = [(variable, reader.get_tensor(info.key)) for variable, info in matched]
     for variable, value in values:
         variable.assign(value)
 
 
-def _check(model: keras.Model, path: Path) -> None:
+def _check(model: keras.Model, path: VersionPath) -> None:
     if not isinstance(model, keras.Model):
         raise ExportTypeError(
             f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .files import KeptFile, KnownFile, sync
-from .record import FileInfo
+from .files import FileInfo, KeptFile, KnownFile, sync
 
 DIRECTORY = "variables"
 INDEXES = "assets.extra/shards"
@@ -57,7 +56,7 @@ class Shard:
     def link(self, prefix: Path) -> Shard | None:
         """The same shard at another place; None if it is not there any more."""
         data = self.data.share(_data(prefix))
-        return data and replace(self, data=data)
+        return replace(self, data=data) if data else None
 
     def _holds(self, key: str, tensors: Mapping[str, tf.Tensor], stored: Any) -> bool:
         tensor, place = tensors[key], self.layout[key]

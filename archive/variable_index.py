@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .errors import DamagedVersionError
+from .remote import VersionPath
 
 INDEX = "assets.extra/variables.json"
 
@@ -47,7 +48,7 @@ def write_index(directory: Path, index: VariableIndex) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def read_index(directory: Path) -> VariableIndex:
+def read_index(directory: VersionPath) -> VariableIndex:
     """The index of the version in `directory`.
 
     Raises:

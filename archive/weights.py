@@ -15,8 +15,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from .files import KnownFile, link_or_copy
-from .record import ExportRecord, FileInfo
+from .files import FileInfo, KnownFile, link_or_copy
+from .record import ExportRecord
 from .shards import DIRECTORY, INDEXES, Shard, stored_shards, write_shard
 
 # A shard's unchanged part is worth a shard of its own from this share of it on.
@@ -48,7 +48,7 @@ class BundleWriter:
         """
         if not any(shard.data.is_intact() for shard in self._shards):
             record = earlier()
-            self._shards = stored_shards(record.path, record.files) if record else []
+            self._shards = stored_shards(Path(record.path), record.files) if record else []
         target, indexes = directory / DIRECTORY, directory / INDEXES
         parts = target / "parts"
         parts.mkdir(parents=True)

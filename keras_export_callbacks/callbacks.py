@@ -13,7 +13,7 @@ from ._keras import infer_mode
 from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
 from .archive.objective import Mode, Objective
-from .archive.publish import check_base_dir, local_path
+from .archive.paths import absolute_path, check_base_dir
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy
 from .endpoints import standard_endpoints
@@ -27,7 +27,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
         super().__init__()
-        self.base_dir = local_path(base_dir)
+        self.base_dir = absolute_path(base_dir)
         self._settings = settings
         self._exporter: Exporter | None = None
         self._earlier: list[ExportRecord] = []

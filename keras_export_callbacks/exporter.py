@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot, check_backend
 from .archive.objective import Objective
-from .archive.publish import Workspace, check_base_dir
+from .archive.paths import check_base_dir
+from .archive.publish import Workspace
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy, as_policy
 from .endpoints import standard_endpoints
@@ -161,7 +163,8 @@ class Exporter:
         self._space: Workspace | None = None
         self._closed = False
         self._worker: Worker[ExportRecord] = Worker(background, self._idle)
-        run = self.directory.path.resolve().name
+        base = self.directory.path
+        run = (base.resolve() if isinstance(base, Path) else base).name
         log_dir = self._settings.log_dir
         self._summaries = SummaryWriter(log_dir, run) if log_dir is not None else None
 
@@ -395,13 +398,16 @@ class Exporter:
             record = publish_record(staged, record, base_dir, snapshot_time, request.is_wanted)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        archive.moved(record.path)
+        if isinstance(record.path, Path):
+            archive.moved(record.path)
         return record
 
     def _sound_version(self) -> ExportRecord | None:
-        """The newest version, if nothing is wrong with it."""
+        """The newest version that files can be linked from, if nothing is wrong with it."""
         record = self.directory.latest()
-        return record if record and not version_problems(record.path) else None
+        if record is None or not isinstance(record.path, Path):
+            return None
+        return None if version_problems(record.path) else record
 
     def _after_publishing(self, record: ExportRecord) -> None:
         """What follows a publish; a failure here takes nothing back."""

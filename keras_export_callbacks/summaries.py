@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .archive.publish import check_base_dir, is_url, path_text
+from .archive.paths import check_base_dir, is_url, path_text
 from .archive.record import EndpointInfo, ExportRecord, TensorInfo
 
 

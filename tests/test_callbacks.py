@@ -232,14 +232,6 @@ class TestBoth:
         with pytest.raises(ExportError, match="/base' is not a directory"):
             ExportOnImprove("base/deeper")
 
-    @pytest.mark.parametrize("url", ["gs://bucket/served", "ram://served", "s3://bucket"])
-    def test_refuses_object_stores(self, url: str) -> None:
-        with pytest.raises(ExportError, match="not on a local file system"):
-            ExportEveryN(url)
-        with pytest.raises(ExportError, match="not on a local file system"):
-            ExportDirectory(url)
-        assert list(Path().iterdir()) == []
-
     def test_training_is_not_perturbed(self) -> None:
         histories, states, traces = [], [], []
         for callbacks in [

@@ -29,7 +29,8 @@ LIGHT = [
     *(
         f"{ENGINE}.{name}"
         for name in (
-            "directory", "errors", "files", "objective", "publish", "record", "retention",
+            "copying", "directory", "errors", "files", "objective", "paths", "publish", "record",
+            "remote", "retention",
             "variable_index", "versions",
         )
     ),

@@ -94,7 +94,7 @@ def test_only_canonical_directories_are_versions_but_no_taken_number_is_given_ou
 def test_the_highest_int64_is_listed_and_nothing_is_published_above_it(
     base: ExportDirectory, source: Path
 ) -> None:
-    Path(BASE, str(MAX_VERSION)).mkdir()
+    write_files(Path(BASE, str(MAX_VERSION)))
     assert base.versions() == [1, 2, 3, MAX_VERSION]
     before = tree(BASE)
     with pytest.raises(ExportError, match="no version can be higher"):

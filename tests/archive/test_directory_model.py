@@ -255,11 +255,11 @@ class BaseDirectory(RuleBasedStateMachine):
         }
 
     def versions(self) -> dict[int, Entry]:
-        """The entries that are versions, whoever wrote them."""
+        """The entries that are versions, whoever wrote them: directories with something in them."""
         return {
             entry.number: entry
             for name, entry in self.entries.items()
-            if name == str(entry.number) and entry.contents[""] is None
+            if name == str(entry.number) and entry.contents[""] is None and len(entry.contents) > 1
         }
 
     def enter(

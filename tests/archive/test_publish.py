@@ -16,12 +16,11 @@ import pytest
 from support.processes import run_python
 from support.versions import FILES, tree, write_files, write_version
 
-from keras_export_callbacks import ExportDirectory, ExportError, KeepBest, KeepLatest
+from keras_export_callbacks import ExportDirectory, KeepBest, KeepLatest
 from keras_export_callbacks.archive.errors import StorageError
 from keras_export_callbacks.archive.publish import (
     STAGING,
     Workspace,
-    check_base_dir,
     publish,
     remove,
     sweep,
@@ -483,30 +482,12 @@ def test_a_file_named_as_the_staging_directory_is_told() -> None:
         ExportDirectory(BASE).publish(version)
 
 
-@pytest.mark.parametrize("path", ["base", "new/and/deeper", ".", "linked"])
-def test_a_base_directory_exists_or_can_be_made(path: str) -> None:
-    BASE.mkdir()
-    Path("linked").symlink_to(BASE)
-    check_base_dir(Path(path))
-    assert not Path("new").exists()
-
-
-@pytest.mark.parametrize(
-    ("path", "at"), [("file", "file"), ("file/base", "file"), ("dangling", "dangling")]
-)
-def test_a_base_directory_is_a_directory(path: str, at: str) -> None:
-    Path("file").write_text("")
-    Path("dangling").symlink_to("nowhere")
-    with pytest.raises(ExportError, match=f"base_dir='{path}', but '{at}' is not a directory"):
-        check_base_dir(Path(path))
-
-
 READ_ONLY = """
 import os
 from pathlib import Path
 import pytest
 from keras_export_callbacks import ExportDirectory, ExportError
-from keras_export_callbacks.archive.publish import check_base_dir
+from keras_export_callbacks.archive.paths import check_base_dir
 if os.geteuid() == 0:  # Who may write anywhere.
     os.setgroups([])
     os.setgid(65534)

@@ -20,10 +20,10 @@ from support.versions import a_record, write_version
 
 from keras_export_callbacks import ExportError, ExportRecord
 from keras_export_callbacks.archive.errors import DamagedVersionError
+from keras_export_callbacks.archive.files import FileInfo
 from keras_export_callbacks.archive.record import (
     MANIFEST,
     EndpointInfo,
-    FileInfo,
     Scalar,
     TensorInfo,
     parse_record,

@@ -108,7 +108,7 @@ def test_versions_removed_or_damaged_in_between_are_not_linked_to() -> None:
     hooks = [callback, keras.callbacks.LambdaCallback(on_epoch_begin=interfere)]
     model.fit(*data(), epochs=6, verbose=0, callbacks=hooks)
     directory = ExportDirectory("base")
-    assert directory.versions() == [1, 2, 3, 4, 5, 6]
+    assert directory.versions() == [1, 3, 4, 5, 6]  # An empty directory is none.
     assert directory.verify(5) == directory.verify(6) == []
     assert directory.verify(4) != []
     assert [record.graph_reused for record in callback.exports] == [False, *[True] * 5]

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from keras_export_callbacks.archive.files import FileInfo
 from keras_export_callbacks.archive.record import (
     MANIFEST,
     MANIFEST_DIGEST,
     EndpointInfo,
     ExportRecord,
-    FileInfo,
     TensorInfo,
     manifest_digest,
 )
