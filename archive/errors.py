@@ -48,7 +48,7 @@ class DamagedVersionError(ExportError):
 
 
 class SupersededError(ExportError):
-    """Another writer published something better meanwhile, so this was dropped."""
+    """The same or something better was published before, so this was dropped."""
 
 
 class MismatchError(ExportError, ValueError):

@@ -117,7 +117,14 @@ def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) 
                 if error.errno in _NO_RENAME:
                     return _publish_without_rename(staged, base_dir, finish, lock)
                 raise
-            sync(base_dir)
+            try:
+                sync(base_dir)
+            except OSError as error:
+                warnings.warn(
+                    f"Version {version} is published in '{base_dir}', but may be lost if the "
+                    f"machine stops now: {error}.",
+                    stacklevel=2,
+                )
             return target
     finally:
         lock.release()

@@ -114,6 +114,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
             metrics=moment.metrics,
             objective=objective,
             is_wanted=is_wanted,
+            once=True,
         )
 
     def _begin(self, moment: Moment) -> None:

@@ -82,6 +82,7 @@ class _Request:
     metrics: Mapping[str, float]
     objective: Objective | None
     is_wanted: Callable[[], bool]
+    once: bool
     stall_seconds: float
 
     @property
@@ -205,12 +206,15 @@ class Exporter:
         metrics: Mapping[str, float],
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
+        once: bool = False,
     ) -> Future[ExportRecord]:
         """`export`, telling also which metric made it happen.
 
         `is_wanted` is asked once more just before publishing, while no other
         process can publish. If it says no, the version is dropped, which is no
-        failure, and the future holds a `SupersededError`.
+        failure, and the future holds a `SupersededError`. So is one that is to
+        be published `once` when the same one is there already: a training that
+        is resumed from a checkpoint repeats what came after it.
         """
         self.report_failures()
         if self._closed:
@@ -231,7 +235,7 @@ class Exporter:
             return failed
         snapshot_time = time.perf_counter()
         request = _Request(
-            reason, step, epoch, metrics, objective, is_wanted, snapshot_time - start
+            reason, step, epoch, metrics, objective, is_wanted, once, snapshot_time - start
         )
         self._in_flight.append(request)
         return self._worker.submit(lambda: self._run(archive, snapshot, request, snapshot_time))
@@ -395,6 +399,8 @@ class Exporter:
                 libraries={name: version(name) for name in _LIBRARIES},
                 files=written.files,
             )
+            if request.once and any(_is_same(record, other) for other in self.directory.records()):
+                raise SupersededError(f"Epoch {record.epoch}, step {record.step} is published.")
             record = publish_record(staged, record, base_dir, snapshot_time, request.is_wanted)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -446,6 +452,16 @@ _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")
 def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | None:
     record = objective.best(records)
     return record.measured(objective.monitor) if record else None
+
+
+def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
+    """Whether two exports are of the same moment, with the same variables."""
+    moments = [(record.epoch, record.step, record.reason) for record in (one, other)]
+    variables = [
+        {info.sha256 for name, info in record.files.items() if name.startswith("variables/")}
+        for record in (one, other)
+    ]
+    return moments[0] == moments[1] and variables[0] == variables[1]
 
 
 def _as_export_error(what: str, error: Exception) -> ExportError:
