@@ -40,8 +40,8 @@ class Size:
     """How much is measured.
 
     Attributes:
-        exports: of ours, in the first process; growth is taken over them.
-        others: exports of each other method.
+        exports: of ours, in each process; growth is taken over them.
+        others: exports of each other method, in one process.
         processes: for ours, because each has one first export only.
         rounds: of writing the floor, each beside an export of ours.
         pairs: of blocks of epochs, with and without exports.
@@ -51,8 +51,8 @@ class Size:
     exports: int = 50
     others: int = 5
     processes: int = 2
-    rounds: int = 6
-    pairs: int = 3
+    rounds: int = 20
+    pairs: int = 6
     steps: int = 50
 
 
@@ -88,11 +88,11 @@ class Job:
     def samples(self, size: Size) -> list[int]:
         """How many exports, rounds or epochs each of its processes measures."""
         if self.subject == EPOCHS:
-            return [size.pairs if self.method == "ours" else min(size.pairs, 2)]
+            return [size.pairs if self.method == "ours" else 1]
         if self.method == FLOOR:
             return [size.rounds]
         if self.method == "ours":
-            return [size.exports] + [1] * (size.processes - 1)
+            return [size.exports] * size.processes
         return [size.others]
 
 
