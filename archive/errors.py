@@ -55,6 +55,14 @@ class MismatchError(ExportError, ValueError):
     """A version's variables do not fit the model they should go into."""
 
 
+class LoaderError(ExportError, RuntimeError):
+    """TensorFlow's C library cannot load or run an artifact."""
+
+
+class ParityError(ExportError, AssertionError):
+    """An artifact computes something else than the model it was made from."""
+
+
 class UntrackedError(ExportError, AssertionError):
     """An endpoint uses a table or variable that is not part of the archive."""
 

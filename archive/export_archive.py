@@ -18,6 +18,7 @@ from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, SavedGraph, ServableGraph
 from .identities import Identities
+from .parity import Probe
 from .paths import local_path
 from .record import EndpointInfo, ExportRecord
 from .replacing import check_replaceable, replacing
@@ -51,6 +52,7 @@ class _Plan:
     options: dict[str, Any] | None
     reader: StateReader
     saved: SavedGraph | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,18 @@ class ExportArchive:
         self.trace(options)
         assert self._plan is not None
         return Snapshot(self._plan, self._plan.reader.read())
+
+    def probe(self, sample_inputs: Any) -> Probe:
+        """The endpoints to compare with the artifact, `trace`d, and inputs for them.
+
+        Raises:
+            ExportValueError: no inference endpoint takes `sample_inputs`.
+        """
+        self.trace()
+        assert self._plan is not None
+        if self._plan.probe is None:
+            self._plan.probe = Probe(self._plan.graph, sample_inputs)
+        return self._plan.probe
 
     def write(
         self,

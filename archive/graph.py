@@ -111,6 +111,10 @@ class ServableGraph:
             )
         return self._saved(directory)
 
+    def trace_of(self, endpoint: Endpoint) -> Any:
+        """The trace behind the signature of an endpoint."""
+        return self._traces[endpoint.name][0]
+
     def describe(self) -> Mapping[str, str]:
         """Arguments and outputs of each endpoint, as TensorFlow prints them."""
         return {

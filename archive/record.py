@@ -61,6 +61,21 @@ class EndpointInfo:
 
 
 @dataclass(frozen=True)
+class ParityInfo:
+    """How the artifact was compared with the model before it was published.
+
+    Attributes:
+        live_seconds: how long training waited for the model's outputs.
+        check_seconds: how long it took to load and run the artifact.
+        differences: the largest absolute difference by ``endpoint/output``.
+    """
+
+    live_seconds: float
+    check_seconds: float
+    differences: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class ExportRecord:
     """What was published: one version, why, and at what cost.
 
@@ -84,6 +99,7 @@ class ExportRecord:
         write_seconds: from the end of the snapshot to the publishing rename.
         libraries: the versions of the libraries that wrote it.
         files: size and digest of every file but the manifest, by relative path.
+        parity: how it was compared with the model, with `sample_inputs`.
         trial: the tuner's trial id, under a tuner.
         execution: the execution of that trial, from 0, under a tuner.
         hyperparameters: the trial's hyperparameters, under a tuner.
@@ -107,6 +123,7 @@ class ExportRecord:
     write_seconds: float
     libraries: Mapping[str, str]
     files: Mapping[str, FileInfo]
+    parity: ParityInfo | None = None
     trial: str | None = None
     execution: int | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
@@ -131,7 +148,7 @@ class ExportRecord:
         """
         content = {"schema": SCHEMA} | asdict(self)
         del content["path"]
-        for name in ("trial", "execution", "hyperparameters"):
+        for name in ("parity", "trial", "execution", "hyperparameters"):
             if content[name] is None:
                 del content[name]
         # `default` takes the integers of NumPy, which a step or epoch may be.

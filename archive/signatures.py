@@ -81,6 +81,16 @@ def flat_outputs(outputs: Any) -> dict[str, Any] | None:
     return dict(_named(outputs, ""))
 
 
+def named_outputs(outputs: Any) -> dict[str, Any]:
+    """What an endpoint returned, by the names its signature gives it."""
+    if (flat := flat_outputs(outputs)) is not None:
+        return flat
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    items = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return {f"output_{index}": item for index, item in enumerate(items)}
+
+
 def check_outputs(name: str, outputs: Any) -> None:
     """Raise unless a signature can return what endpoint `name` returns."""
     nothing = [path for path, item in _named(outputs, "") if item is None]

@@ -148,6 +148,9 @@ class ExportEveryN(_ExportCallback):
         background: False writes on the training thread.
         on_error: ``"raise"`` raises a failed export at the next hook, at the
             latest at the end of training; ``"warn"`` warns and keeps training.
+        sample_inputs: a batch of model inputs, as the model takes them. Before a
+            version is published, it is loaded in another process, as a model
+            server does, and must compute of them what the model does.
         on_export: called with the `ExportRecord` of each version after it is
             published, on the thread that published it.
         verbose: 1 prints one line per export; 0 prints nothing.
@@ -179,6 +182,7 @@ class ExportEveryN(_ExportCallback):
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
+        sample_inputs: Any = None,
         on_export: Callable[[ExportRecord], None] | None = None,
         verbose: int = 0,
     ) -> None:
@@ -186,7 +190,9 @@ class ExportEveryN(_ExportCallback):
         self._last = Moment(step=0, seconds=0.0)
         super().__init__(
             base_dir,
-            Settings(endpoints, keep, log_dir, background, on_error, on_export, verbose),
+            Settings(
+                endpoints, keep, log_dir, background, on_error, sample_inputs, on_export, verbose
+            ),
         )
 
     @property
@@ -235,6 +241,9 @@ class ExportOnImprove(_ExportCallback):
         background: False writes on the training thread.
         on_error: ``"raise"`` raises a failed export at the next hook, at the
             latest at the end of training; ``"warn"`` warns and keeps training.
+        sample_inputs: a batch of model inputs, as the model takes them. Before a
+            version is published, it is loaded in another process, as a model
+            server does, and must compute of them what the model does.
         on_export: called with the `ExportRecord` of each version after it is
             published, on the thread that published it.
         verbose: 1 prints one line per export; 0 prints nothing.
@@ -269,6 +278,7 @@ class ExportOnImprove(_ExportCallback):
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
+        sample_inputs: Any = None,
         on_export: Callable[[ExportRecord], None] | None = None,
         verbose: int = 0,
     ) -> None:
@@ -285,7 +295,9 @@ class ExportOnImprove(_ExportCallback):
         self._seen: set[str] = set()
         super().__init__(
             base_dir,
-            Settings(endpoints, keep, log_dir, background, on_error, on_export, verbose),
+            Settings(
+                endpoints, keep, log_dir, background, on_error, sample_inputs, on_export, verbose
+            ),
         )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot, check_backend
 from .archive.objective import Objective
+from .archive.parity import Expected, check
 from .archive.paths import check_base_dir
 from .archive.publish import Workspace
-from .archive.record import ExportRecord
+from .archive.record import ExportRecord, ParityInfo
 from .archive.retention import RetentionPolicy, as_policy
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
@@ -50,6 +51,7 @@ class Settings:
     log_dir: str | os.PathLike[str] | None = "logs"
     background: bool = True
     on_error: OnError = "raise"
+    sample_inputs: Any = None
     on_export: Callable[[ExportRecord], None] | None = None
     verbose: int = 0
 
@@ -84,6 +86,8 @@ class _Request:
     is_wanted: Callable[[], bool]
     once: bool
     stall_seconds: float
+    live_seconds: float
+    expected: Sequence[Expected]
 
     @property
     def value(self) -> float | None:
@@ -109,6 +113,9 @@ class Exporter:
         background: False writes on the calling thread.
         on_error: ``"raise"`` raises what failed in the background at the next
             call of `export`, `wait` or `close`; ``"warn"`` warns instead.
+        sample_inputs: a batch of model inputs, as the model takes them. Before a
+            version is published, it is loaded in another process, as a model
+            server does, and must compute of them what the model does.
         on_export: called with the record of each version after it is published,
             on the thread that published it.
         verbose: 1 prints one line per export; 0 prints nothing.
@@ -137,6 +144,7 @@ class Exporter:
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
+        sample_inputs: Any = None,
         on_export: Callable[[ExportRecord], None] | None = None,
         verbose: int = 0,
     ) -> None:
@@ -146,6 +154,7 @@ class Exporter:
             log_dir=log_dir,
             background=background,
             on_error=on_error,
+            sample_inputs=sample_inputs,
             on_export=on_export,
             verbose=verbose,
         )
@@ -225,6 +234,8 @@ class Exporter:
             step = steps_taken(self.model) if step is None else step
             archive = self._current_archive()
             snapshot = archive.snapshot()
+            snapshot_time = time.perf_counter()
+            expected = self._expected(archive)
         except Exception as error:
             failure = _as_export_error("The model cannot be exported", error)
             if self._settings.on_error == "raise":
@@ -233,12 +244,13 @@ class Exporter:
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
             return failed
-        snapshot_time = time.perf_counter()
+        end = time.perf_counter()
         request = _Request(
-            reason, step, epoch, metrics, objective, is_wanted, once, snapshot_time - start
-        )
+            reason, step, epoch, metrics, objective, is_wanted, once,
+            stall_seconds=end - start, live_seconds=end - snapshot_time, expected=expected,
+        )  # fmt: skip
         self._in_flight.append(request)
-        return self._worker.submit(lambda: self._run(archive, snapshot, request, snapshot_time))
+        return self._worker.submit(lambda: self._run(archive, snapshot, request, end))
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that what is wrong with them shows at once.
@@ -246,7 +258,10 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
-        self._current_archive().trace()
+        archive = self._current_archive()
+        archive.trace()
+        if self._settings.sample_inputs is not None:
+            archive.probe(self._settings.sample_inputs)
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.
@@ -349,6 +364,11 @@ class Exporter:
         self._optimizer, self._optimizer_was_built = optimizer, is_built
         return self._archive
 
+    def _expected(self, archive: ExportArchive) -> Sequence[Expected]:
+        """What the endpoints compute now of the sample inputs, if there are any."""
+        sample = self._settings.sample_inputs
+        return [] if sample is None else archive.probe(sample).expect()
+
     def _registered(self) -> ExportArchive:
         archive = ExportArchive()
         self._settings.endpoints(archive, self.model)
@@ -379,6 +399,7 @@ class Exporter:
         staged = self._space.stage()
         try:
             written = archive.write(snapshot, staged, self._sound_version)
+            parity = _compared(staged, request)
             record = ExportRecord(
                 path=staged,
                 version=0,
@@ -398,6 +419,7 @@ class Exporter:
                 write_seconds=0.0,
                 libraries={name: version(name) for name in _LIBRARIES},
                 files=written.files,
+                parity=parity,
             )
             if request.once and any(_is_same(record, other) for other in self.directory.records()):
                 raise SupersededError(f"Epoch {record.epoch}, step {record.step} is published.")
@@ -452,6 +474,15 @@ _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")
 def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | None:
     record = objective.best(records)
     return record.measured(objective.monitor) if record else None
+
+
+def _compared(staged: Path, request: _Request) -> ParityInfo | None:
+    """Compare the artifact with what the endpoints computed live, if that is known."""
+    if not request.expected:
+        return None
+    start = time.perf_counter()
+    differences = check(staged, request.expected)
+    return ParityInfo(request.live_seconds, time.perf_counter() - start, differences)
 
 
 def _is_same(one: ExportRecord, other: ExportRecord) -> bool:

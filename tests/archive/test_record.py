@@ -24,6 +24,7 @@ from keras_export_callbacks.archive.files import FileInfo
 from keras_export_callbacks.archive.record import (
     MANIFEST,
     EndpointInfo,
+    ParityInfo,
     Scalar,
     TensorInfo,
     parse_record,
@@ -55,6 +56,8 @@ RECORDS = st.builds(
     write_seconds=FLOATS,
     libraries=st.dictionaries(NAMES, NAMES, max_size=2),
     files=st.dictionaries(NAMES, st.builds(FileInfo, INTS, NAMES), max_size=2),
+    parity=st.none()
+    | st.builds(ParityInfo, FLOATS, FLOATS, st.dictionaries(NAMES, FLOATS, max_size=2)),
     trial=st.none() | NAMES,
     execution=st.none() | INTS,
     hyperparameters=st.none() | st.dictionaries(NAMES, SCALARS, max_size=3),
@@ -80,7 +83,9 @@ def manifest_of(version: int, content: bytes) -> Iterator[Path]:
 def manifest(**changes: Any) -> dict[str, Any]:
     """The content of a valid manifest of version 1, with changes."""
     tuner = {"trial": "00", "execution": 0, "hyperparameters": {"units": 8}}
-    content: dict[str, Any] = json.loads(a_record(value=0.5, metrics={"m": 0.5}, **tuner).to_json())
+    parity = ParityInfo(0.1, 0.2, {"serve/output_0": 0.0})
+    record = a_record(value=0.5, metrics={"m": 0.5}, parity=parity, **tuner)
+    content: dict[str, Any] = json.loads(record.to_json())
     return content | changes
 
 
@@ -97,17 +102,17 @@ def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportReco
     content = json.loads(record.to_json(), parse_constant=pytest.fail)
     assert list(content)[:2] == ["schema", "version"]
     assert content["schema"] == 1
-    tuner = {"trial", "execution", "hyperparameters"}
-    given_by_tuner = {name for name in tuner if getattr(record, name) is not None}
-    names = {field.name for field in fields(record)} - tuner - {"path"}
-    assert content.keys() == names | given_by_tuner | {"schema"}
+    optional = {"parity", "trial", "execution", "hyperparameters"}
+    given = {name for name in optional if getattr(record, name) is not None}
+    names = {field.name for field in fields(record)} - optional - {"path"}
+    assert content.keys() == names | given | {"schema"}
 
 
 def test_the_keys_are_those_that_were_promised() -> None:
     assert list(manifest()) == [
         "schema", "version", "created", "epoch", "step", "reason", "monitor", "mode", "value",
         "metrics", "endpoints", "collections", "bytes", "graph_reused", "stall_seconds",
-        "write_seconds", "libraries", "files", "trial", "execution", "hyperparameters",
+        "write_seconds", "libraries", "files", "parity", "trial", "execution", "hyperparameters",
     ]  # fmt: skip
 
 

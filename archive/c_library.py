@@ -1,0 +1,284 @@
+"""Load and run a SavedModel with TensorFlow's C library, without Python TensorFlow.
+
+That is the loader that TensorFlow Serving uses (`LoadSavedModel`), behind the
+stable C API of ``tensorflow/c/c_api.h``, from the library in the TensorFlow wheel.
+`run_apart` does it in a process of its own, as a server would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .errors import LoaderError
+
+# Numbers of `tensorflow.DataType` (tensorflow/core/framework/types.proto).
+_DTYPES = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8",
+    8: "complex64", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128",
+    19: "float16", 22: "uint32", 23: "uint64",
+}  # fmt: skip
+_STRING = 7
+
+
+class _Output(ctypes.Structure):
+    _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_size_t),
+        ("deallocator", ctypes.c_void_p),
+    ]
+
+
+class _String(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 24)]
+
+
+class Session:
+    """A SavedModel loaded for serving.
+
+    Args:
+        path: its directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._tf = _library()
+        self._graph = self._tf.TF_NewGraph()
+        options, self._status = self._tf.TF_NewSessionOptions(), self._tf.TF_NewStatus()
+        meta_graph = self._tf.TF_NewBuffer()
+        tags = (ctypes.c_char_p * 1)(b"serve")
+        self._session = self._tf.TF_LoadSessionFromSavedModel(
+            options, None, path.encode(), tags, 1, self._graph, meta_graph, self._status
+        )
+        self._check()
+        content = meta_graph.contents
+        self.signatures = _signatures(ctypes.string_at(content.data, content.length))
+
+    def run(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of a signature by name, for inputs by name."""
+        wanted, produced = self.signatures[signature]
+        if set(inputs) != set(wanted):
+            raise LoaderError(f"inputs are {sorted(wanted)}, received {sorted(inputs)}")
+        feeds = [self._output(wanted[name][0]) for name in inputs]
+        tensors = [self._tensor(value, wanted[name][1]) for name, value in inputs.items()]
+        fetches = [self._output(name) for name, _ in produced.values()]
+        results = (ctypes.c_void_p * len(fetches))()
+        self._tf.TF_SessionRun(
+            self._session,
+            None,
+            (_Output * len(feeds))(*feeds),
+            (ctypes.c_void_p * len(tensors))(*tensors),
+            len(feeds),
+            (_Output * len(fetches))(*fetches),
+            results,
+            len(fetches),
+            None,
+            0,
+            None,
+            self._status,
+        )
+        self._check()
+        return {name: self._array(tensor) for name, tensor in zip(produced, results, strict=True)}
+
+    def _output(self, name: str) -> _Output:
+        operation, _, index = name.partition(":")
+        found = self._tf.TF_GraphOperationByName(self._graph, operation.encode())
+        return _Output(found, int(index or 0))
+
+    def _tensor(self, value: Any, dtype: int) -> int:
+        array = np.asarray(value)
+        dims = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+        if dtype == _STRING:
+            texts = [item.encode() if isinstance(item, str) else item for item in array.flat]
+            tensor = self._tf.TF_AllocateTensor(
+                dtype, dims, array.ndim, len(texts) * ctypes.sizeof(_String)
+            )
+            slots = ctypes.cast(self._tf.TF_TensorData(tensor), ctypes.POINTER(_String))
+            for index, text in enumerate(texts):
+                self._tf.TF_StringInit(ctypes.byref(slots[index]))
+                self._tf.TF_StringCopy(ctypes.byref(slots[index]), text, len(text))
+            return int(tensor)
+        array = np.ascontiguousarray(array, _dtype(dtype))
+        tensor = self._tf.TF_AllocateTensor(dtype, dims, array.ndim, array.nbytes)
+        ctypes.memmove(self._tf.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
+        return int(tensor)
+
+    def _array(self, tensor: int) -> Any:
+        shape = [self._tf.TF_Dim(tensor, axis) for axis in range(self._tf.TF_NumDims(tensor))]
+        dtype = self._tf.TF_TensorType(tensor)
+        data = self._tf.TF_TensorData(tensor)
+        if dtype == _STRING:
+            slots = ctypes.cast(data, ctypes.POINTER(_String))
+            texts = [
+                ctypes.string_at(
+                    self._tf.TF_StringGetDataPointer(ctypes.byref(slots[index])),
+                    self._tf.TF_StringGetSize(ctypes.byref(slots[index])),
+                )
+                for index in range(int(np.prod(shape)))
+            ]
+            return np.array(texts, dtype=bytes).reshape(shape)
+        size = self._tf.TF_TensorByteSize(tensor)
+        return np.frombuffer(ctypes.string_at(data, size), _dtype(dtype)).reshape(shape)
+
+    def _check(self) -> None:
+        if self._tf.TF_GetCode(self._status) != 0:
+            raise LoaderError(self._tf.TF_Message(self._status).decode())
+
+
+def _dtype(number: int) -> Any:
+    name = _DTYPES[number]
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def _library() -> Any:
+    spec = importlib.util.find_spec("tensorflow")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    pointers = (
+        "TF_NewGraph TF_NewSessionOptions TF_NewStatus TF_LoadSessionFromSavedModel "
+        "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer"
+    )
+    for name in pointers.split():
+        getattr(library, name).restype = ctypes.c_void_p
+    library.TF_NewBuffer.restype = ctypes.POINTER(_Buffer)
+    library.TF_Message.restype = ctypes.c_char_p
+    for name in ("TF_Dim", "TF_StringGetSize", "TF_TensorByteSize"):
+        getattr(library, name).restype = ctypes.c_int64
+    size, pointer, number = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
+    library.TF_LoadSessionFromSavedModel.argtypes = [
+        pointer, pointer, ctypes.c_char_p, pointer, number, pointer, pointer, pointer,
+    ]  # fmt: skip
+    library.TF_GraphOperationByName.argtypes = [pointer, ctypes.c_char_p]
+    library.TF_AllocateTensor.argtypes = [number, pointer, number, size]
+    library.TF_StringCopy.argtypes = [pointer, ctypes.c_char_p, size]
+    library.TF_Dim.argtypes = [pointer, number]
+    library.TF_SessionRun.argtypes = [
+        pointer, pointer, pointer, pointer, number, pointer, pointer, number,
+        pointer, number, pointer, pointer,
+    ]  # fmt: skip
+    with_one_pointer = (
+        "TF_TensorData TF_TensorType TF_NumDims TF_TensorByteSize TF_GetCode TF_Message "
+        "TF_StringInit TF_StringGetDataPointer TF_StringGetSize"
+    )
+    for name in with_one_pointer.split():
+        getattr(library, name).argtypes = [pointer]
+    return library
+
+
+def _signatures(meta_graph: bytes) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Tensor names and dtypes of each signature, out of a `MetaGraphDef`.
+
+    Field numbers are those of tensorflow/core/protobuf/meta_graph.proto.
+    """
+    found = {}
+    for entry in _fields(meta_graph, 5):
+        (name,), (signature,) = _fields(entry, 1), _fields(entry, 2)
+        if not bytes(name).startswith(b"__"):
+            tensors = [dict(map(_tensor_info, _fields(signature, number))) for number in (1, 2)]
+            found[bytes(name).decode()] = (tensors[0], tensors[1])
+    return found
+
+
+def _tensor_info(entry: bytes) -> tuple[str, tuple[str, int]]:
+    (key,), (info,) = _fields(entry, 1), _fields(entry, 2)
+    (name,), (dtype,) = _fields(info, 1), _fields(info, 2)
+    return key.decode(), (name.decode(), dtype)
+
+
+def _fields(message: bytes, wanted: int) -> list[Any]:
+    return [value for number, value in _wire(message) if number == wanted]
+
+
+def _wire(message: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message (protobuf.dev/programming-guides/encoding)."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while position < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+        else:
+            length = {1: 8, 5: 4}.get(kind) or varint() if kind != 2 else varint()
+            yield number, message[position : position + length]
+            position += length
+
+
+def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Load the SavedModel at `path` in a new process and call signatures of it.
+
+    Args:
+        path: its directory.
+        calls: the name of a signature, and its inputs by name as arrays.
+
+    Returns:
+        The outputs of each call by name, as arrays.
+
+    Raises:
+        LoaderError: it cannot be loaded, or a call fails.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, *sys.path],
+        input=pickle.dumps((path, calls)),
+        # As on a server without one; and what there is, training needs.
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        check=False,
+    )
+    outputs: list[dict[str, Any]] | str
+    try:
+        outputs = pickle.loads(process.stdout)
+    except (EOFError, pickle.UnpicklingError):
+        outputs = process.stderr.decode(errors="replace").strip()[-2000:]
+    if process.returncode or isinstance(outputs, str):
+        raise LoaderError(
+            f"TensorFlow's C library cannot load or run '{path}': {outputs} "
+            f"(exit code {process.returncode})"
+        )
+    return outputs
+
+
+_SCRIPT = f"""
+import sys
+sys.path[:] = sys.argv[1:]
+from {__name__} import serve_calls
+serve_calls()
+"""
+
+
+def serve_calls() -> None:
+    """Do what `run_apart` asks for on standard input."""
+    path, calls = pickle.load(sys.stdin.buffer)
+    try:
+        session = Session(path)
+        results: Any = [session.run(name, inputs) for name, inputs in calls]
+    except Exception as error:
+        results = str(error)
+    assert "tensorflow" not in sys.modules
+    pickle.dump(results, sys.stdout.buffer)

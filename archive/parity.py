@@ -1,0 +1,218 @@
+"""What is served is what was measured: endpoints, live and in the artifact, on the same inputs.
+
+`expect` asks the live endpoints on the training thread, while the variables are
+those of the snapshot. `check` asks the artifact on any thread, by TensorFlow's C
+library in a process of its own, as a model server would.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+
+from .c_library import run_apart
+from .endpoint import Endpoint
+from .errors import ExportValueError, ParityError
+from .graph import ServableGraph
+from .signatures import named_outputs
+
+# Operations that change a variable or table, or draw from a generator of their own: an
+# endpoint with one of them is no inference, and calling it would disturb training.
+_CHANGES_STATE = re.compile(
+    r"Assign|Resource(Sparse)?(Apply|Scatter)|LookupTable(Insert|Import|Remove)"
+    r"|(Random|Stateful|TruncatedNormal|Multinomial|ParameterizedTruncated|Rng)"
+)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an endpoint computed live.
+
+    Attributes:
+        endpoint: its name, also that of its signature.
+        inputs: what it was given, by the signature's names.
+        outputs: what it returned, by the signature's names.
+        tolerance: by how much of an output's largest value rounding may move it.
+    """
+
+    endpoint: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class _Call:
+    """An inference endpoint, and arguments for it."""
+
+    endpoint: Endpoint
+    arguments: Sequence[Any]
+    names: Sequence[str]
+    tolerance: float
+
+    def expected(self) -> Expected:
+        inputs = [np.asarray(item) for item in tf.nest.flatten(self.arguments)]
+        outputs = named_outputs(self.endpoint.fn(*self.arguments))
+        return Expected(
+            self.endpoint.name,
+            dict(zip(self.names, inputs, strict=True)),
+            {name: np.asarray(value) for name, value in outputs.items()},
+            self.tolerance,
+        )
+
+
+class Probe:
+    """Sample inputs, and the inference endpoints that take them.
+
+    Args:
+        graph: the traced endpoints.
+        sample_inputs: one batch, nested as the model takes it; for an endpoint
+            of several arguments a list or tuple of them.
+
+    Raises:
+        ExportValueError: no inference endpoint takes them.
+    """
+
+    def __init__(self, graph: ServableGraph, sample_inputs: Any) -> None:
+        self._calls = []
+        refused = []
+        for endpoint in graph.endpoints:
+            trace = graph.trace_of(endpoint)
+            if not is_inference(trace):
+                continue
+            try:
+                arguments = _arguments(trace, sample_inputs)
+            except (TypeError, ValueError) as error:
+                refused.append(f"Endpoint '{endpoint.name}' expects {_specs(trace)}: {error}")
+            else:
+                names = [spec.name for spec in tf.nest.flatten(_specs(trace))]
+                self._calls.append(_Call(endpoint, arguments, names, _tolerance(trace)))
+        if not self._calls:
+            raise ExportValueError(
+                "The sample_inputs fit no inference endpoint. Expected one batch, as the model is "
+                f"called with. {' '.join(refused)}"
+            )
+
+    def expect(self) -> list[Expected]:
+        """What the endpoints' functions compute now; on the thread that trains."""
+        return [call.expected() for call in self._calls]
+
+
+def is_inference(trace: Any) -> bool:
+    """Whether calling a trace leaves variables, tables and generators as they were."""
+    graph = trace.graph.as_graph_def()
+    functions = [node for function in graph.library.function for node in function.node_def]
+    return not any(_CHANGES_STATE.match(node.op) for node in [*graph.node, *functions])
+
+
+def check(directory: Path, expected: Sequence[Expected]) -> dict[str, float]:
+    """Raise unless the artifact in `directory` computes what was expected.
+
+    Returns:
+        The largest absolute difference in each output, by ``endpoint/output``.
+
+    Raises:
+        ParityError: an output differs by more than rounding, or is not finite.
+        LoaderError: the artifact cannot be loaded or run.
+    """
+    calls = [(item.endpoint, item.inputs) for item in expected]
+    differences = {}
+    for item, outputs in zip(expected, run_apart(str(directory), calls), strict=True):
+        for name in sorted(item.outputs.keys() | outputs.keys()):
+            try:
+                differences[f"{item.endpoint}/{name}"] = _difference(
+                    item.outputs.get(name), outputs.get(name), item.tolerance
+                )
+            except ValueError as error:
+                raise ParityError(
+                    f"Output '{name}' of endpoint '{item.endpoint}' is not what the model "
+                    f"computed: {error}."
+                ) from None
+    return differences
+
+
+def _difference(live: Any, served: Any, tolerance: float) -> float:
+    """The largest difference between an output of the artifact and the live one.
+
+    Raises:
+        ValueError: it is more than rounding.
+    """
+    if live is None or served is None:
+        raise ValueError("the artifact lacks it" if served is None else "only the artifact has it")
+    if live.shape != served.shape:
+        raise ValueError(f"its shape is {served.shape}, live it is {live.shape}")
+    if not _is_floating(live):
+        # Strings are bytes on one side, objects that hold bytes on the other.
+        differ = np.sum(np.asarray(live, object) != np.asarray(served, object))
+        if differ:
+            raise ValueError(f"{differ} of its {live.size} values differ")
+        return 0.0
+    live, served = _wide(live), _wide(served)
+    if not np.all(np.isfinite(live)) or not np.all(np.isfinite(served)):
+        raise ValueError("it is not finite")
+    largest = float(np.max(np.abs(live - served), initial=0.0))
+    allowed = tolerance * float(np.max(np.abs(live), initial=0.0))
+    if largest > allowed:
+        raise ValueError(f"it differs by up to {largest:.3g}, of which {allowed:.3g} is rounding")
+    return largest
+
+
+def _arguments(trace: Any, sample_inputs: Any) -> Sequence[Any]:
+    """The sample as the positional arguments of an endpoint, as tensors.
+
+    Raises:
+        TypeError, ValueError: it does not fit.
+    """
+    specs = _specs(trace)
+    several = len(specs) > 1 and isinstance(sample_inputs, list | tuple)
+    arguments = list(sample_inputs) if several else [sample_inputs]
+    tf.nest.assert_same_structure(list(specs), arguments, check_types=False)
+    tensors = [
+        tf.convert_to_tensor(item, spec.dtype)
+        for spec, item in zip(tf.nest.flatten(specs), tf.nest.flatten(arguments), strict=True)
+    ]
+    for spec, tensor in zip(tf.nest.flatten(specs), tensors, strict=True):
+        if not spec.shape.is_compatible_with(tensor.shape):
+            raise ValueError(f"'{spec.name}' is of shape {spec.shape}, received {tensor.shape}")
+    packed: Sequence[Any] = tf.nest.pack_sequence_as(list(specs), tensors)
+    return packed
+
+
+def _specs(trace: Any) -> tuple[Any, ...]:
+    positional, _ = trace.structured_input_signature
+    return tuple(positional)
+
+
+def _tolerance(trace: Any) -> float:
+    """What rounding may do: the root of the resolution of the coarsest numbers in a trace.
+
+    Graphs are compiled: what is fused or summed in another order rounds otherwise.
+    """
+    kinds: set[Any] = {
+        tensor.dtype.as_numpy_dtype
+        for operation in trace.graph.get_operations()
+        for tensor in operation.outputs
+        if tensor.dtype.is_floating
+    }
+    finfo: Any = ml_dtypes.finfo
+    resolutions = [float(finfo(kind).eps) for kind in kinds]
+    is_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    if is_tf32 and tf.config.list_logical_devices("GPU"):
+        resolutions.append(2.0**-10)  # How NVIDIA's GPUs multiply float32.
+    return math.sqrt(max(resolutions, default=0.0))
+
+
+def _is_floating(array: Any) -> bool:
+    return array.dtype.kind in "fc" or array.dtype == ml_dtypes.bfloat16
+
+
+def _wide(array: Any) -> Any:
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

@@ -1,0 +1,163 @@
+"""Before it is published, an artifact computes what the model computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.models import FEATURES, assert_equal_state, classifier, data, state
+
+from keras_export_callbacks import (
+    ExportArchive,
+    ExportDirectory,
+    Exporter,
+    ExportError,
+    ExportEveryN,
+    standard_endpoints,
+)
+
+SAMPLE, _ = data(rows=5, seed=9)
+
+
+class Scaled(keras.layers.Layer):
+    """Reads an attribute that nothing tells to be traced again."""
+
+    factor = 1.0
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor
+
+
+def scaled() -> tuple[Any, Scaled]:
+    layer = Scaled()
+    inputs = keras.Input((FEATURES,))
+    model = keras.Model(inputs, layer(keras.layers.Dense(2)(inputs)))
+    return model, layer
+
+
+def exporter(model: Any, **options: Any) -> Exporter:
+    return Exporter("base", model, log_dir=None, **{"sample_inputs": SAMPLE} | options)
+
+
+def test_the_manifest_tells_how_equal_they_are_and_what_it_cost() -> None:
+    model = classifier()
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=SAMPLE)
+    model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+    for record in ExportDirectory("base").records():
+        assert record.parity is not None
+        # In training mode there would be dropout: only inference is compared.
+        assert record.parity.differences == {"serve/output_0": 0.0}
+        assert 0 < record.parity.live_seconds < record.stall_seconds
+        assert 0 < record.parity.check_seconds < record.write_seconds
+
+
+def test_without_a_sample_nothing_is_compared() -> None:
+    with exporter(classifier(), sample_inputs=None) as without:
+        assert without.export().result().parity is None
+
+
+def test_a_stale_trace_is_not_published() -> None:
+    model, layer = scaled()
+    with exporter(model, on_error="warn") as gated:
+        gated.export().result()
+        layer.factor = 1.5
+        failed = gated.export().exception()
+        with pytest.warns(UserWarning, match="Output 'output_0' of endpoint 'serve'"):
+            gated.wait()
+        layer.factor = 1.0
+        gated.export().result()
+    assert isinstance(failed, ExportError)
+    assert "is not what the model computed: it differs by up to" in str(failed)
+    assert ExportDirectory("base").versions() == [1, 2]
+    assert sorted(path.name for path in Path("base").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_published(value: float) -> None:
+    model, _ = scaled()
+    model.layers[1].bias.assign([0.0, value])
+    with exporter(model) as gated:
+        failed = gated.export().exception()
+        with pytest.raises(ExportError, match=r"'output_0' of endpoint 'serve'.*it is not finite"):
+            gated.wait()
+    assert isinstance(failed, ExportError)
+    assert not ExportDirectory("base").versions()
+
+
+def test_training_is_the_same_with_and_without_it() -> None:
+    states = []
+    for sample in (None, SAMPLE):
+        model = classifier()
+        callback = ExportEveryN(f"base{sample is None}", log_dir=None, sample_inputs=sample)
+        model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+        states.append(state(model))
+    assert_equal_state(*states)
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        (np.ones((2, FEATURES + 1), "float32"), r"shape \(None, 4\), received \(2, 5\)"),
+        ([SAMPLE, SAMPLE], r"Endpoint 'serve' expects"),
+        ("text", r"Endpoint 'serve' expects"),
+    ],
+)
+def test_a_sample_that_does_not_fit_is_told_before_training(sample: Any, told: str) -> None:
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=sample)
+    with pytest.raises(ExportError, match=f"sample_inputs fit no inference endpoint.*{told}"):
+        classifier().fit(*data(), verbose=0, callbacks=[callback])
+    assert not ExportDirectory("base").versions()
+
+
+def own(archive: ExportArchive, model: Any) -> None:
+    """Endpoints of several inputs, nested outputs, numbers, text, and one that counts calls."""
+    standard_endpoints(archive, model)
+    words = tf.lookup.StaticVocabularyTable(
+        tf.lookup.KeyValueTensorInitializer(["0", "1"], tf.constant([5, 6], tf.int64)),
+        num_oov_buckets=1,
+    )
+    archive.track(words)
+    count = tf.Variable(0)
+
+    def nested(x: Any) -> Any:
+        return {"z": model(x), "a": [tf.argmax(model(x), -1), {"b": x > 0}]}
+
+    def counted(x: Any) -> Any:
+        count.assign_add(1)
+        return model(x) + tf.cast(count, tf.float32)
+
+    def text(x: Any) -> Any:
+        word = tf.strings.as_string(tf.argmax(model(x), -1))
+        return {"text": word, "id": words.lookup(word)}
+
+    signature = [tf.TensorSpec((None, FEATURES), tf.float32, "x")]
+    archive.add_endpoint("nested", nested, signature)
+    archive.add_endpoint("counted", counted, signature)
+    archive.add_endpoint("text", text, signature)
+    archive.add_endpoint("other", lambda y: -y, [tf.TensorSpec((None, 1, 1), tf.float32, "y")])
+
+
+def test_every_inference_endpoint_that_takes_the_sample_is_compared() -> None:
+    with exporter(classifier(), endpoints=own) as gated:
+        parity = gated.export().result().parity
+    assert parity is not None
+    assert set(parity.differences) == {
+        "serve/output_0",
+        *("nested/z", "nested/a_0", "nested/a_1_b"),
+        *("text/text", "text/id"),
+    }
+
+
+def test_inputs_go_by_name() -> None:
+    """Two inputs of equal shape, named against their order, in an asymmetric model."""
+    first, second = keras.Input((2,), name="z"), keras.Input((2,), name="a")
+    model = keras.Model({"z": first, "a": second}, keras.ops.subtract(first, 2 * second))
+    sample = {"a": np.eye(2, dtype="float32"), "z": np.full((2, 2), 7, "float32")}
+    with exporter(model, sample_inputs=sample) as gated:
+        record = gated.export().result()
+    assert record.parity is not None
+    assert set(record.parity.differences.values()) == {0.0}
