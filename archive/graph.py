@@ -111,9 +111,11 @@ class ServableGraph:
             )
         return self._saved(directory)
 
-    def trace_of(self, endpoint: Endpoint) -> Any:
-        """The trace behind the signature of an endpoint."""
-        return self._traces[endpoint.name][0]
+    def signatures(self) -> dict[str, tuple[Endpoint, Any]]:
+        """The endpoint behind each signature, and the trace that it calls."""
+        endpoints = {SERVING_DEFAULT: self.endpoints[0]}
+        endpoints |= {endpoint.name: endpoint for endpoint in self.endpoints}
+        return {name: (item, self._traces[item.name][0]) for name, item in endpoints.items()}
 
     def describe(self) -> Mapping[str, str]:
         """Arguments and outputs of each endpoint, as TensorFlow prints them."""

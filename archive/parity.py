@@ -23,27 +23,29 @@ from .endpoint import Endpoint
 from .errors import ExportValueError, ParityError
 from .graph import ServableGraph
 from .signatures import named_outputs
+from .warmup import can_write_requests, read_requests, write_requests
 
 # Operations that change a variable or table, or draw from a generator of their own: an
 # endpoint with one of them is no inference, and calling it would disturb training.
 _CHANGES_STATE = re.compile(
     r"Assign|Resource(Sparse)?(Apply|Scatter)|LookupTable(Insert|Import|Remove)"
-    r"|(Random|Stateful|TruncatedNormal|Multinomial|ParameterizedTruncated|Rng)"
+    r"|Random|TruncatedNormal|ParameterizedTruncated|Multinomial|Rng"
+    r"|Stateful(Random|StandardNormal|TruncatedNormal|Uniform)"
 )
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an endpoint computed live.
+    """What the endpoint behind a signature computed live.
 
     Attributes:
-        endpoint: its name, also that of its signature.
+        signature: the signature's name.
         inputs: what it was given, by the signature's names.
         outputs: what it returned, by the signature's names.
         tolerance: by how much of an output's largest value rounding may move it.
     """
 
-    endpoint: str
+    signature: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     tolerance: float
@@ -53,20 +55,18 @@ class Expected:
 class _Call:
     """An inference endpoint, and arguments for it."""
 
+    signatures: list[str]
     endpoint: Endpoint
     arguments: Sequence[Any]
     names: Sequence[str]
     tolerance: float
 
-    def expected(self) -> Expected:
-        inputs = [np.asarray(item) for item in tf.nest.flatten(self.arguments)]
-        outputs = named_outputs(self.endpoint.fn(*self.arguments))
-        return Expected(
-            self.endpoint.name,
-            dict(zip(self.names, inputs, strict=True)),
-            {name: np.asarray(value) for name, value in outputs.items()},
-            self.tolerance,
-        )
+    def expected(self) -> list[Expected]:
+        arrays = [np.asarray(item) for item in tf.nest.flatten(self.arguments)]
+        inputs = dict(zip(self.names, arrays, strict=True))
+        returned = named_outputs(self.endpoint.fn(*self.arguments))
+        outputs = {name: np.asarray(value) for name, value in returned.items()}
+        return [Expected(name, inputs, outputs, self.tolerance) for name in self.signatures]
 
 
 class Probe:
@@ -82,19 +82,23 @@ class Probe:
     """
 
     def __init__(self, graph: ServableGraph, sample_inputs: Any) -> None:
-        self._calls = []
+        calls: dict[str, _Call] = {}
         refused = []
-        for endpoint in graph.endpoints:
-            trace = graph.trace_of(endpoint)
+        for name, (endpoint, trace) in graph.signatures().items():
+            if endpoint.name in calls:
+                calls[endpoint.name].signatures.append(name)
+                continue
             if not is_inference(trace):
                 continue
             try:
                 arguments = _arguments(trace, sample_inputs)
             except (TypeError, ValueError) as error:
-                refused.append(f"Endpoint '{endpoint.name}' expects {_specs(trace)}: {error}")
+                refused.append(f"Signature '{name}' expects {_specs(trace)}: {error}")
             else:
                 names = [spec.name for spec in tf.nest.flatten(_specs(trace))]
-                self._calls.append(_Call(endpoint, arguments, names, _tolerance(trace)))
+                call = _Call([name], endpoint, arguments, names, _tolerance(trace))
+                calls[endpoint.name] = call
+        self._calls = list(calls.values())
         if not self._calls:
             raise ExportValueError(
                 "The sample_inputs fit no inference endpoint. Expected one batch, as the model is "
@@ -103,7 +107,7 @@ class Probe:
 
     def expect(self) -> list[Expected]:
         """What the endpoints' functions compute now; on the thread that trains."""
-        return [call.expected() for call in self._calls]
+        return [expected for call in self._calls for expected in call.expected()]
 
 
 def is_inference(trace: Any) -> bool:
@@ -116,27 +120,36 @@ def is_inference(trace: Any) -> bool:
 def check(directory: Path, expected: Sequence[Expected]) -> dict[str, float]:
     """Raise unless the artifact in `directory` computes what was expected.
 
+    Where that can be done, the inputs are written into the artifact as warm-up
+    requests, and it is these that are sent.
+
     Returns:
-        The largest absolute difference in each output, by ``endpoint/output``.
+        The largest absolute difference in each output, by ``signature/output``.
 
     Raises:
         ParityError: an output differs by more than rounding, or is not finite.
         LoaderError: the artifact cannot be loaded or run.
     """
-    calls = [(item.endpoint, item.inputs) for item in expected]
-    differences = {}
-    for item, outputs in zip(expected, run_apart(str(directory), calls), strict=True):
-        for name in sorted(item.outputs.keys() | outputs.keys()):
-            try:
-                differences[f"{item.endpoint}/{name}"] = _difference(
-                    item.outputs.get(name), outputs.get(name), item.tolerance
-                )
-            except ValueError as error:
-                raise ParityError(
-                    f"Output '{name}' of endpoint '{item.endpoint}' is not what the model "
-                    f"computed: {error}."
-                ) from None
-    return differences
+    calls = [(item.signature, item.inputs) for item in expected]
+    if can_write_requests():
+        write_requests(directory, calls)
+        calls = list(read_requests(directory))
+    results = run_apart(str(directory), calls)
+    return {
+        f"{item.signature}/{name}": _output_difference(name, item, outputs)
+        for item, outputs in zip(expected, results, strict=True)
+        for name in sorted(item.outputs.keys() | outputs.keys())
+    }
+
+
+def _output_difference(name: str, expected: Expected, outputs: Mapping[str, Any]) -> float:
+    try:
+        return _difference(expected.outputs.get(name), outputs.get(name), expected.tolerance)
+    except ValueError as error:
+        raise ParityError(
+            f"Output '{name}' of signature '{expected.signature}' is not what the model "
+            f"computed: {error}."
+        ) from None
 
 
 def _difference(live: Any, served: Any, tolerance: float) -> float:

@@ -67,7 +67,7 @@ class ParityInfo:
     Attributes:
         live_seconds: how long training waited for the model's outputs.
         check_seconds: how long it took to load and run the artifact.
-        differences: the largest absolute difference by ``endpoint/output``.
+        differences: the largest absolute difference by ``signature/output``.
     """
 
     live_seconds: float

@@ -24,12 +24,14 @@ import keras
 from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, ExportTypeError, ExportValueError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot, check_backend
+from .archive.files import FileInfo, KnownFile
 from .archive.objective import Objective
 from .archive.parity import Expected, check
 from .archive.paths import check_base_dir
 from .archive.publish import Workspace
 from .archive.record import ExportRecord, ParityInfo
 from .archive.retention import RetentionPolicy, as_policy
+from .archive.warmup import WARMUP
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
 from .summaries import SummaryWriter, check_log_dir
@@ -400,6 +402,7 @@ class Exporter:
         try:
             written = archive.write(snapshot, staged, self._sound_version)
             parity = _compared(staged, request)
+            files = {**written.files, **_warmup_files(staged)}
             record = ExportRecord(
                 path=staged,
                 version=0,
@@ -413,12 +416,12 @@ class Exporter:
                 metrics=dict(request.metrics),
                 endpoints=written.endpoints,
                 collections=written.collections,
-                bytes=sum(info.size for info in written.files.values()),
+                bytes=sum(info.size for info in files.values()),
                 graph_reused=written.graph_reused,
                 stall_seconds=request.stall_seconds,
                 write_seconds=0.0,
                 libraries={name: version(name) for name in _LIBRARIES},
-                files=written.files,
+                files=files,
                 parity=parity,
             )
             if request.once and any(_is_same(record, other) for other in self.directory.records()):
@@ -483,6 +486,11 @@ def _compared(staged: Path, request: _Request) -> ParityInfo | None:
     start = time.perf_counter()
     differences = check(staged, request.expected)
     return ParityInfo(request.live_seconds, time.perf_counter() - start, differences)
+
+
+def _warmup_files(staged: Path) -> dict[str, FileInfo]:
+    path = staged / WARMUP
+    return {WARMUP: KnownFile.at(path).info} if path.exists() else {}
 
 
 def _is_same(one: ExportRecord, other: ExportRecord) -> bool:

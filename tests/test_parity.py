@@ -19,6 +19,8 @@ from keras_export_callbacks import (
     ExportEveryN,
     standard_endpoints,
 )
+from keras_export_callbacks.archive import parity
+from keras_export_callbacks.archive.warmup import WARMUP
 
 SAMPLE, _ = data(rows=5, seed=9)
 
@@ -50,7 +52,10 @@ def test_the_manifest_tells_how_equal_they_are_and_what_it_cost() -> None:
     for record in ExportDirectory("base").records():
         assert record.parity is not None
         # In training mode there would be dropout: only inference is compared.
-        assert record.parity.differences == {"serve/output_0": 0.0}
+        assert record.parity.differences == {
+            "serve/output_0": 0.0,
+            "serving_default/output_0": 0.0,
+        }
         assert 0 < record.parity.live_seconds < record.stall_seconds
         assert 0 < record.parity.check_seconds < record.write_seconds
 
@@ -66,7 +71,7 @@ def test_a_stale_trace_is_not_published() -> None:
         gated.export().result()
         layer.factor = 1.5
         failed = gated.export().exception()
-        with pytest.warns(UserWarning, match="Output 'output_0' of endpoint 'serve'"):
+        with pytest.warns(UserWarning, match="Output 'output_0' of signature '.*'"):
             gated.wait()
         layer.factor = 1.0
         gated.export().result()
@@ -82,7 +87,7 @@ def test_what_is_not_finite_is_not_published(value: float) -> None:
     model.layers[1].bias.assign([0.0, value])
     with exporter(model) as gated:
         failed = gated.export().exception()
-        with pytest.raises(ExportError, match=r"'output_0' of endpoint 'serve'.*it is not finite"):
+        with pytest.raises(ExportError, match=r"'output_0' of signature '.*'.*it is not finite"):
             gated.wait()
     assert isinstance(failed, ExportError)
     assert not ExportDirectory("base").versions()
@@ -102,8 +107,8 @@ def test_training_is_the_same_with_and_without_it() -> None:
     ("sample", "told"),
     [
         (np.ones((2, FEATURES + 1), "float32"), r"shape \(None, 4\), received \(2, 5\)"),
-        ([SAMPLE, SAMPLE], r"Endpoint 'serve' expects"),
-        ("text", r"Endpoint 'serve' expects"),
+        ([SAMPLE, SAMPLE], r"Signature '.*' expects"),
+        ("text", r"Signature '.*' expects"),
     ],
 )
 def test_a_sample_that_does_not_fit_is_told_before_training(sample: Any, told: str) -> None:
@@ -134,7 +139,9 @@ def own(archive: ExportArchive, model: Any) -> None:
         word = tf.strings.as_string(tf.argmax(model(x), -1))
         return {"text": word, "id": words.lookup(word)}
 
+    inner = tf.function(lambda x: model(x, training=False))
     signature = [tf.TensorSpec((None, FEATURES), tf.float32, "x")]
+    archive.add_endpoint("outer", lambda x: inner(x) * 2, signature)
     archive.add_endpoint("nested", nested, signature)
     archive.add_endpoint("counted", counted, signature)
     archive.add_endpoint("text", text, signature)
@@ -146,9 +153,9 @@ def test_every_inference_endpoint_that_takes_the_sample_is_compared() -> None:
         parity = gated.export().result().parity
     assert parity is not None
     assert set(parity.differences) == {
-        "serve/output_0",
+        *("serve/output_0", "serving_default/output_0"),
         *("nested/z", "nested/a_0", "nested/a_1_b"),
-        *("text/text", "text/id"),
+        *("text/text", "text/id", "outer/output_0"),
     }
 
 
@@ -161,3 +168,31 @@ def test_inputs_go_by_name() -> None:
         record = gated.export().result()
     assert record.parity is not None
     assert set(record.parity.differences.values()) == {0.0}
+
+
+def test_the_sample_is_the_warm_up_of_every_inference_signature() -> None:
+    """TensorFlow Serving sends these when it loads a version, and refuses it if one fails."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    with exporter(classifier(), endpoints=own) as gated:
+        record = gated.export().result()
+    requests = {}
+    for entry in tf.data.TFRecordDataset(str(record.path / WARMUP)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(entry)
+        request = log.predict_log.request
+        requests[request.model_spec.signature_name] = request.inputs
+    assert set(requests) == {"serve", "serving_default", "nested", "text", "outer"}
+    np.testing.assert_array_equal(tf.make_ndarray(requests["nested"]["x"]), SAMPLE)
+    assert record.files[WARMUP].size == (record.path / WARMUP).stat().st_size
+    assert ExportDirectory("base").verify(1) == []
+
+
+def test_without_the_extra_the_sample_is_compared_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parity, "can_write_requests", lambda: False)
+    with exporter(classifier()) as gated:
+        record = gated.export().result()
+    assert record.parity is not None
+    assert WARMUP not in record.files
+    assert ExportDirectory("base").verify(1) == []
