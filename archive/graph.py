@@ -7,9 +7,10 @@ thread; saving runs none, so it may happen on any.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,14 @@ class ServableGraph:
             name: [_info(variable) for variable in variables] for name, variables in lists.items()
         }
         self._options = options
-        self._traces = {endpoint.name: endpoint.traces(options) for endpoint in self.endpoints}
+        roots = [*tracked, *(endpoint.function for endpoint in self.endpoints)]
+        with _portable(find_host_state(roots).layers):
+            self._traces = {endpoint.name: endpoint.traces(options) for endpoint in self.endpoints}
         self._signatures = {
             name: signature_of(name, traces[0]) for name, traces in self._traces.items()
         }
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
-        self.host_state = find_host_state(
-            [*tracked, *(endpoint.function for endpoint in self.endpoints)]
-        )
+        self.host_state = find_host_state(roots)  # Tracing may have made more.
         traces = [trace for traces in self._traces.values() for trace in traces]
         listed = [variable for variables in self.lists.values() for variable in variables]
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
@@ -231,6 +232,20 @@ def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence
     captured = {id(tensor) for trace in traces for tensor in trace.captured_inputs}
     named = {id(item) for item in tracked}
     return [item for item in reachable if id(_handle(item)) in captured or id(item) in named]
+
+
+@contextlib.contextmanager
+def _portable(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Keep recurrent layers from using cuDNN, which a server without a GPU has not."""
+    recurrent = [layer for layer in layers if getattr(layer, "use_cudnn", False)]
+    wanted = [layer.use_cudnn for layer in recurrent]
+    try:
+        for layer in recurrent:
+            layer.use_cudnn = False
+        yield
+    finally:
+        for layer, use_cudnn in zip(recurrent, wanted, strict=True):
+            layer.use_cudnn = use_cudnn
 
 
 def _handle(resource: Any) -> Any:

@@ -138,6 +138,7 @@ def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
             )
         return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
     if isinstance(spec, keras.KerasTensor):
+        _check_dense(spec)
         own_name = None if _AUTOMATIC_NAME.fullmatch(spec.name) else spec.name
         return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, own_name or name)
     if isinstance(spec, tf.Tensor | tf.Variable | keras.Variable):
@@ -146,6 +147,16 @@ def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
         f"Received {spec!r} of type {type(spec)} in an input signature. Expected "
         "`tf.TensorSpec`, `keras.InputSpec`, `keras.KerasTensor` or a tensor."
     )
+
+
+def _check_dense(spec: keras.KerasTensor) -> None:
+    kinds = [kind for kind in ("sparse", "ragged") if getattr(spec, kind, False)]
+    if kinds:
+        raise ExportValueError(
+            f"Input '{spec.name}' is {kinds[0]}, for which signatures have no type. Register "
+            "endpoints of your own through the `endpoints` argument that take its components, "
+            "such as values and row splits, and make it of them."
+        )
 
 
 def _free_batch(shape: Sequence[int | None]) -> list[int | None]:

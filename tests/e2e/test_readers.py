@@ -1,0 +1,117 @@
+"""Every kind of model, in every reader, at batch sizes 1 and 7: how far from the live model.
+
+``pytest tests/e2e/test_readers.py -s`` prints the table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.kinds import KINDS
+
+from keras_export_callbacks import Exporter, ExportError, ExportEveryN
+from keras_export_callbacks.archive.c_library import run_apart
+
+BATCHES = (1, 7)
+
+
+def in_python(path: str, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    serve = tf.saved_model.load(path).signatures["serve"]
+    tensors = [{name: tf.constant(item) for name, item in batch.items()} for batch in inputs]
+    return [{name: item.numpy() for name, item in serve(**batch).items()} for batch in tensors]
+
+
+def in_c(path: str, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return run_apart(path, [("serve", batch) for batch in inputs])
+
+
+READERS: dict[str, Callable[..., Any]] = {"Python": in_python, "C library": in_c}
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[dict[tuple[str, str], list[float]]]:
+    rows: dict[tuple[str, str], list[float]] = {}
+    yield rows
+    print(f"\n\n{'largest difference from the live model':<40}batch 1    batch 7")
+    for (kind, reader), differences in rows.items():
+        print(f"{kind:<28}{reader:<12}{differences[0]:<11.3g}{differences[1]:.3g}")
+
+
+def named(sample: Any, names: list[str]) -> dict[str, Any]:
+    """A batch by the names of the signature's inputs."""
+    if isinstance(sample, dict):
+        return {name: np.asarray(item) for name, item in sample.items()}
+    (name,) = names
+    return {name: np.asarray(sample)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_reader_computes_what_the_model_does(
+    kind: str, table: dict[tuple[str, str], list[float]]
+) -> None:
+    keras.utils.set_random_seed(1)
+    model, sample = KINDS[kind].build()
+    # Published only if the C library computes the same of the sample.
+    with Exporter("base", model, log_dir=None, sample_inputs=sample) as exporter:
+        record = exporter.export().result()
+    # Elsewhere, and with nothing left where it was.
+    shutil.move("base/1", "moved")
+    shutil.rmtree("base")
+    batches = [tf.nest.map_structure(lambda item: item[:n], sample) for n in BATCHES]  # noqa: B023
+    live = [model(batch, training=False) for batch in batches]
+    names = list(record.endpoints["serve"].inputs)
+    for reader, run in READERS.items():
+        served = run("moved", [named(batch, names) for batch in batches])
+        differences = [
+            difference(expected, outputs) for expected, outputs in zip(live, served, strict=True)
+        ]
+        table[kind, reader] = differences
+        assert max(differences) <= KINDS[kind].rounding
+    assert Path("moved").exists()
+
+
+def difference(live: Any, served: dict[str, Any]) -> float:
+    """The largest of all outputs."""
+    expected = live if isinstance(live, dict) else {"output_0": live}
+    assert expected.keys() == served.keys()
+    for name, item in expected.items():
+        assert served[name].dtype == np.asarray(item).dtype
+    return max(
+        float(np.max(np.abs(np.asarray(item, "float64") - served[name].astype("float64"))))
+        for name, item in expected.items()
+    )
+
+
+@pytest.mark.parametrize("kind", ["ragged", "sparse"])
+def test_ragged_and_sparse_inputs_are_refused_before_training(kind: str) -> None:
+    inputs = keras.Input((4,), name="x", **{kind: True})
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    callback = ExportEveryN("base", log_dir=None)
+    with pytest.raises(ExportError, match=f"Input 'x' is {kind}.* endpoints of your own"):
+        model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=[callback])
+    assert model.optimizer.iterations == 0
+
+
+def test_recurrent_layers_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced on a machine that has one, they would use a kernel that others lack."""
+    recurrent = [keras.layers.LSTM(3, return_sequences=True), keras.layers.GRU(2)]
+    model = keras.Sequential([keras.Input((None, 4)), *recurrent])
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["a GPU"])
+    with Exporter("base", model, log_dir=None) as exporter:
+        record = exporter.export().result()
+    monkeypatch.undo()
+    revived = tf.saved_model.load(str(record.path))
+    graph = revived.signatures["serve"].graph.as_graph_def()
+    used = {node.op for function in graph.library.function for node in function.node_def}
+    assert used
+    assert not any("cudnn" in op.lower() for op in used)
+    assert [layer.use_cudnn for layer in model.layers] == ["auto", "auto"]

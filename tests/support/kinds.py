@@ -1,0 +1,170 @@
+"""One model of each kind that people serve, with a batch for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+layers, ops = keras.layers, keras.ops
+
+_RANDOM = np.random.default_rng(5)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes:
+        build: makes a model and a batch of 7 of its inputs.
+        rounding: by how much its outputs may differ in an artifact. A graph is
+            compiled: operations are fused, which rounds in another way than the
+            model does when it is called.
+    """
+
+    build: Callable[[], tuple[Any, Any]]
+    rounding: float = 0.0
+
+
+def numbers(*shape: int) -> Any:
+    return _RANDOM.normal(size=(7, *shape)).astype("float32")
+
+
+def trained(model: Any, inputs: Any) -> tuple[Any, Any]:
+    """After some training, so that no weight is what it was made as."""
+    model.compile("adam", "mse")
+    outputs = tf.nest.map_structure(lambda item: np.ones(item.shape, "float32"), model(inputs))
+    model.fit(inputs, outputs, epochs=2, verbose=0)
+    return model, inputs
+
+
+def dense() -> tuple[Any, Any]:
+    stack = [layers.Dense(8, activation="relu"), layers.Dropout(0.5), layers.Dense(3)]
+    return trained(keras.Sequential([keras.Input((4,)), *stack]), numbers(4))
+
+
+def convolutional() -> tuple[Any, Any]:
+    stack = [
+        layers.Conv2D(4, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3, activation="softmax"),
+    ]
+    return trained(keras.Sequential([keras.Input((8, 8, 3)), *stack]), numbers(8, 8, 3))
+
+
+def recurrent(layer: Any) -> Callable[[], tuple[Any, Any]]:
+    def build() -> tuple[Any, Any]:
+        """The time axis is free."""
+        model = keras.Sequential([keras.Input((None, 4)), layer(5), layers.Dense(2)])
+        return trained(model, numbers(6, 4))
+
+    return build
+
+
+def transformer() -> tuple[Any, Any]:
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    embedded = layers.Embedding(20, 8, mask_zero=True)(tokens)
+    attended = layers.MultiHeadAttention(2, 4)(embedded, embedded)
+    mixed = layers.LayerNormalization()(layers.add([embedded, attended]))
+    model = keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(mixed)))
+    return trained(model, _RANDOM.integers(0, 20, (7, 6)).astype("int32"))
+
+
+def several() -> tuple[Any, Any]:
+    """Inputs and outputs by names that are not in the order of the alphabet."""
+    inputs = {name: keras.Input((3,), name=name) for name in ("z", "a", "m")}
+    difference = ops.subtract(inputs["z"], 2 * inputs["a"])
+    outputs = {"y": layers.Dense(2)(difference), "b": layers.Dense(1)(inputs["m"])}
+    return trained(keras.Model(inputs, outputs), {name: numbers(3) for name in inputs})
+
+
+class Optional(keras.Model):
+    """Takes a second input that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs: Any, scale: Any = None) -> Any:
+        outputs = self.dense(inputs)
+        return outputs if scale is None else outputs * scale
+
+
+def subclassed() -> tuple[Any, Any]:
+    model = Optional()
+    return trained(model, numbers(4))
+
+
+def text() -> tuple[Any, Any]:
+    vectorize = layers.TextVectorization(output_mode="int", output_sequence_length=4)
+    vectorize.adapt(["a quick brown fox", "jumps over the lazy dog"])
+    words = keras.Input((1,), dtype="string", name="words")
+    embedded = layers.Embedding(vectorize.vocabulary_size(), 4)(vectorize(words))
+    model = keras.Model(words, layers.Dense(2)(layers.Flatten()(embedded)))
+    phrases = ["a dog", "the fox", "", "over", "quick quick", "ünknown", "a"]
+    return trained(model, tf.constant([[phrase] for phrase in phrases]))
+
+
+def looked_up() -> tuple[Any, Any]:
+    lookup = layers.StringLookup(vocabulary=["red", "green", "blue"])
+    colour = keras.Input((2,), dtype="string", name="colour")
+    embedded = layers.Embedding(lookup.vocabulary_size(), 4)(lookup(colour))
+    model = keras.Model(colour, layers.Dense(2)(layers.Flatten()(embedded)))
+    return trained(model, tf.constant([["red", "blue"], ["pink", "green"]] * 3 + [["", "red"]]))
+
+
+def nested() -> tuple[Any, Any]:
+    """One model twice inside another, with a layer that both use."""
+    shared = layers.Dense(4, activation="tanh")
+    inner = keras.Sequential([keras.Input((4,)), shared, layers.Dense(4)])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(1)(shared(inner(inner(inputs)))))
+    return trained(model, numbers(4))
+
+
+def mixed(policy: str) -> Callable[[], tuple[Any, Any]]:
+    def build() -> tuple[Any, Any]:
+        inputs = keras.Input((4,), dtype="float32")
+        hidden = layers.Dense(8, activation="relu", dtype=policy)(inputs)
+        model = keras.Model(inputs, layers.Dense(2, dtype=policy)(hidden))
+        optimizer = keras.optimizers.Adam()
+        if policy == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, "mse")
+        x = numbers(4)
+        model.fit(x, np.ones((7, 2), "float32"), epochs=2, verbose=0)
+        return model, x
+
+    return build
+
+
+def quantized() -> tuple[Any, Any]:
+    model, inputs = dense()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras tells that an InputLayer is as it was.
+        model.quantize("int8")
+    return model, inputs
+
+
+KINDS = {
+    "dense": Kind(dense),
+    "CNN with BatchNormalization": Kind(convolutional, 1e-6),
+    "LSTM": Kind(recurrent(layers.LSTM)),
+    "GRU": Kind(recurrent(layers.GRU)),
+    "Transformer block": Kind(transformer, 1e-6),
+    "several inputs and outputs": Kind(several),
+    "subclassed": Kind(subclassed),
+    "TextVectorization": Kind(text),
+    "StringLookup": Kind(looked_up),
+    "nested and shared": Kind(nested, 1e-6),
+    "mixed_float16": Kind(mixed("mixed_float16"), 1e-3),
+    "mixed_bfloat16": Kind(mixed("mixed_bfloat16"), 1e-2),
+    "int8": Kind(quantized),
+}
