@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .errors import DamagedVersionError
 from .files import FileInfo, read_up_to, regular_size
@@ -26,6 +26,7 @@ from .objective import Mode, Objective
 from .remote import VersionPath
 from .versions import parse
 
+Weights: TypeAlias = Literal["current", "validated"]
 Scalar: TypeAlias = str | int | float | bool | None
 
 SCHEMA = 1
@@ -99,6 +100,9 @@ class ExportRecord:
         write_seconds: from the end of the snapshot to the publishing rename.
         libraries: the versions of the libraries that wrote it.
         files: size and digest of every file but the manifest, by relative path.
+        weights: ``"validated"`` if they are those that the epoch's validation ran
+            on, which a callback such as `SwapEMAWeights` may have put in for it;
+            ``"current"`` if they are those at the moment of the export.
         parity: how it was compared with the model, with `sample_inputs`.
         trial: the tuner's trial id, under a tuner.
         execution: the execution of that trial, from 0, under a tuner.
@@ -123,6 +127,7 @@ class ExportRecord:
     write_seconds: float
     libraries: Mapping[str, str]
     files: Mapping[str, FileInfo]
+    weights: Weights = "current"
     parity: ParityInfo | None = None
     trial: str | None = None
     execution: int | None = None

@@ -65,7 +65,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
         stored = index.get("optimizer_variables", [])
         if not optimizer.built and len(stored) > len(optimizer.variables):
             optimizer.build(model.trainable_variables)
-        found, pairs = _match("optimizer", optimizer.variables, stored)
+        found, pairs = _match("optimizer", optimizer.variables, stored, depth=2)
         problems, matched = problems + found, matched + pairs
     if problems:
         raise MismatchError(
@@ -99,14 +99,18 @@ def _check(model: keras.Model, path: VersionPath) -> None:
 
 
 def _match(
-    owner: str, variables: Sequence[Any], stored: Sequence[VariableInfo]
+    owner: str, variables: Sequence[Any], stored: Sequence[VariableInfo], depth: int = 0
 ) -> tuple[list[str], list[tuple[Any, VariableInfo]]]:
-    """Pair variables with what is stored, in order; tell every difference."""
+    """Pair variables with what is stored, in order; tell every difference.
+
+    Of a path only the last `depth` parts count, if that is not 0: what an
+    optimizer inside another makes late has that one's name before its own.
+    """
     problems = []
     for place in range(max(len(variables), len(stored))):
         ours = _described(variables[place]) if place < len(variables) else None
         theirs = stored[place] if place < len(stored) else None
-        if ours is None or theirs is None or _comparable(ours) != _comparable(theirs):
+        if ours is None or theirs is None or _comparable(ours, depth) != _comparable(theirs, depth):
             problems.append(
                 f"{owner} variable {place}: the version has {_text(theirs)}, "
                 f"the model has {_text(ours)}"
@@ -119,9 +123,10 @@ def _described(variable: Any) -> VariableInfo:
     return VariableInfo(variable.path, shape, tf.dtypes.as_dtype(variable.dtype).name, "")
 
 
-def _comparable(info: VariableInfo) -> tuple[Any, ...]:
+def _comparable(info: VariableInfo, depth: int) -> tuple[Any, ...]:
     """What must be equal: all but the counts in the names of layers made again."""
-    return _COUNT.sub("", info.path), info.shape, info.dtype
+    path = _COUNT.sub("", "/".join(info.path.split("/")[-depth:]))
+    return path, info.shape, info.dtype
 
 
 def _text(info: VariableInfo | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -17,8 +19,8 @@ from .archive.paths import absolute_path, check_base_dir
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy
 from .endpoints import standard_endpoints
-from .exporter import Endpoints, Exporter, OnError, Settings
-from .metrics import finite_scalars, steps_taken
+from .exporter import Endpoints, Exporter, OnError, Settings, State
+from .metrics import averages_weights, finite_scalars, steps_taken
 from .triggers import EveryN, Moment, OnImprove, Unit
 
 
@@ -32,6 +34,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         self._exporter: Exporter | None = None
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
+        self._validated: State | None = None
         check_base_dir(self.base_dir)
 
     @property
@@ -68,19 +71,31 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
             # as `BackupAndRestore` does when training begins.
             self._begin(self._moment(logs))
         self._epoch = epoch
+        self._validated = None
+
+    def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Validation begins: hold what it runs on, until the epoch ends.
+
+        Every `on_test_begin` has run, whatever the order of the callbacks. One
+        may have put in other weights, and takes them out when validation ends.
+        """
+        if self._epoch is not None and self._validated is None:
+            with contextlib.suppress(ExportError):  # At the end of the epoch it is told.
+                self._validated = self._running.state()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
-        self._consider(self._moment(logs))
+        self._consider(self._moment(logs), self._validated)
+        self._validated = None
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        self._epoch = None
+        self._epoch = self._validated = None
         self._running.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: settings and records, neither model nor threads."""
         state = self.__dict__.copy()
-        state.update(_earlier=self.exports, _exporter=None, _model=None)
+        state.update(_earlier=self.exports, _exporter=None, _model=None, _validated=None)
         return state
 
     @property
@@ -106,6 +121,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         reason: str,
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
+        validated: State | None = None,
     ) -> None:
         self._running.request(
             reason=reason,
@@ -115,14 +131,15 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
             objective=objective,
             is_wanted=is_wanted,
             once=True,
+            validated=validated,
         )
 
     def _begin(self, moment: Moment) -> None:
         """Training starts; may come twice."""
         raise NotImplementedError
 
-    def _consider(self, moment: Moment) -> None:
-        """Export if it is time to."""
+    def _consider(self, moment: Moment, validated: State | None = None) -> None:
+        """Export if it is time to; what was validated, where the metrics are of that."""
         raise NotImplementedError
 
 
@@ -212,10 +229,10 @@ class ExportEveryN(_ExportCallback):
     def _begin(self, moment: Moment) -> None:
         self._last = moment
 
-    def _consider(self, moment: Moment) -> None:
+    def _consider(self, moment: Moment, validated: State | None = None) -> None:
         if self._trigger.is_due(moment, self._last):
             self._last = moment
-            self._export(moment, self._trigger.reason)
+            self._export(moment, self._trigger.reason, validated=validated)
 
 
 class ExportOnImprove(_ExportCallback):
@@ -320,7 +337,7 @@ class ExportOnImprove(_ExportCallback):
         self._seen |= set(logs or {})
         super().on_epoch_end(epoch, logs)
 
-    def _consider(self, moment: Moment) -> None:
+    def _consider(self, moment: Moment, validated: State | None = None) -> None:
         if self.monitor not in moment.metrics:
             return
         trigger = OnImprove(self._objective(), self._min_delta)
@@ -332,7 +349,16 @@ class ExportOnImprove(_ExportCallback):
             best = self._running.published_best(trigger.objective)
             return self._baseline is not None or trigger.is_due(moment, best)
 
-        self._export(moment, trigger.reason, trigger.objective, still_improves)
+        if not self.monitor.startswith("val_"):
+            validated = None  # It was measured while training went on.
+        elif validated is None and averages_weights(self.model):
+            warnings.warn(
+                f"{self.monitor!r} was not measured by the validation of `fit`, and the optimizer "
+                "averages weights. The current weights are exported, which may not be those that "
+                "were measured.",
+                stacklevel=2,
+            )
+        self._export(moment, trigger.reason, trigger.objective, still_improves, validated)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

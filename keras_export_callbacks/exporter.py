@@ -29,7 +29,7 @@ from .archive.objective import Objective
 from .archive.parity import Expected, check
 from .archive.paths import check_base_dir
 from .archive.publish import Workspace
-from .archive.record import ExportRecord, ParityInfo
+from .archive.record import ExportRecord, ParityInfo, Weights
 from .archive.retention import RetentionPolicy, as_policy
 from .archive.warmup import WARMUP
 from .endpoints import standard_endpoints
@@ -77,6 +77,25 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class State:
+    """What there is to export, as it was at one moment.
+
+    Attributes:
+        archive: what was registered.
+        snapshot: the variables.
+        expected: what the endpoints computed of the sample inputs.
+        seconds: how long training waited for all this.
+        live_seconds: how much of that was for `expected`.
+    """
+
+    archive: ExportArchive
+    snapshot: Snapshot
+    expected: Sequence[Expected]
+    seconds: float
+    live_seconds: float
+
+
+@dataclass(frozen=True)
 class _Request:
     """Why and when an export was asked for."""
 
@@ -87,9 +106,8 @@ class _Request:
     objective: Objective | None
     is_wanted: Callable[[], bool]
     once: bool
+    weights: Weights
     stall_seconds: float
-    live_seconds: float
-    expected: Sequence[Expected]
 
     @property
     def value(self) -> float | None:
@@ -218,6 +236,7 @@ class Exporter:
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
         once: bool = False,
+        validated: State | None = None,
     ) -> Future[ExportRecord]:
         """`export`, telling also which metric made it happen.
 
@@ -226,6 +245,9 @@ class Exporter:
         failure, and the future holds a `SupersededError`. So is one that is to
         be published `once` when the same one is there already: a training that
         is resumed from a checkpoint repeats what came after it.
+
+        `validated` is what `state` gave when validation began, to be exported
+        instead of what there is now.
         """
         self.report_failures()
         if self._closed:
@@ -234,10 +256,8 @@ class Exporter:
         try:
             self._worker.wait_for_room()
             step = steps_taken(self.model) if step is None else step
-            archive = self._current_archive()
-            snapshot = archive.snapshot()
-            snapshot_time = time.perf_counter()
-            expected = self._expected(archive)
+            waited = time.perf_counter() - start
+            state = self.state() if validated is None else validated
         except Exception as error:
             failure = _as_export_error("The model cannot be exported", error)
             if self._settings.on_error == "raise":
@@ -246,13 +266,29 @@ class Exporter:
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
             return failed
-        end = time.perf_counter()
+        weights: Weights = "current" if validated is None else "validated"
         request = _Request(
-            reason, step, epoch, metrics, objective, is_wanted, once,
-            stall_seconds=end - start, live_seconds=end - snapshot_time, expected=expected,
+            reason, step, epoch, metrics, objective, is_wanted, once, weights,
+            stall_seconds=waited + state.seconds,
         )  # fmt: skip
         self._in_flight.append(request)
-        return self._worker.submit(lambda: self._run(archive, snapshot, request, end))
+        end = time.perf_counter()
+        return self._worker.submit(lambda: self._run(state, request, end))
+
+    def state(self) -> State:
+        """What there is to export now, on the thread that trains.
+
+        Raises:
+            ExportError: the model is not built, or an endpoint cannot be traced.
+        """
+        start = time.perf_counter()
+        archive = self._current_archive()
+        snapshot = archive.snapshot()
+        read = time.perf_counter()
+        sample = self._settings.sample_inputs
+        expected = [] if sample is None else archive.probe(sample).expect()
+        end = time.perf_counter()
+        return State(archive, snapshot, expected, end - start, end - read)
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that what is wrong with them shows at once.
@@ -366,21 +402,14 @@ class Exporter:
         self._optimizer, self._optimizer_was_built = optimizer, is_built
         return self._archive
 
-    def _expected(self, archive: ExportArchive) -> Sequence[Expected]:
-        """What the endpoints compute now of the sample inputs, if there are any."""
-        sample = self._settings.sample_inputs
-        return [] if sample is None else archive.probe(sample).expect()
-
     def _registered(self) -> ExportArchive:
         archive = ExportArchive()
         self._settings.endpoints(archive, self.model)
         return archive
 
-    def _run(
-        self, archive: ExportArchive, snapshot: Snapshot, request: _Request, snapshot_time: float
-    ) -> ExportRecord:
+    def _run(self, state: State, request: _Request, snapshot_time: float) -> ExportRecord:
         try:
-            record = self._publish(archive, snapshot, request, snapshot_time)
+            record = self._publish(state, request, snapshot_time)
             self.exports.append(record)
         except SupersededError:
             raise
@@ -392,16 +421,14 @@ class Exporter:
         self._after_publishing(record)
         return record
 
-    def _publish(
-        self, archive: ExportArchive, snapshot: Snapshot, request: _Request, snapshot_time: float
-    ) -> ExportRecord:
+    def _publish(self, state: State, request: _Request, snapshot_time: float) -> ExportRecord:
         base_dir = self.directory.path
         if self._space is None:
             self._space = Workspace(base_dir)
         staged = self._space.stage()
         try:
-            written = archive.write(snapshot, staged, self._sound_version)
-            parity = _compared(staged, request)
+            written = state.archive.write(state.snapshot, staged, self._sound_version)
+            parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
             record = ExportRecord(
                 path=staged,
@@ -422,6 +449,7 @@ class Exporter:
                 write_seconds=0.0,
                 libraries={name: version(name) for name in _LIBRARIES},
                 files=files,
+                weights=request.weights,
                 parity=parity,
             )
             if request.once and any(_is_same(record, other) for other in self.directory.records()):
@@ -430,7 +458,7 @@ class Exporter:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         if isinstance(record.path, Path):
-            archive.moved(record.path)
+            state.archive.moved(record.path)
         return record
 
     def _sound_version(self) -> ExportRecord | None:
@@ -479,13 +507,13 @@ def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | N
     return record.measured(objective.monitor) if record else None
 
 
-def _compared(staged: Path, request: _Request) -> ParityInfo | None:
+def _compared(staged: Path, state: State) -> ParityInfo | None:
     """Compare the artifact with what the endpoints computed live, if that is known."""
-    if not request.expected:
+    if not state.expected:
         return None
     start = time.perf_counter()
-    differences = check(staged, request.expected)
-    return ParityInfo(request.live_seconds, time.perf_counter() - start, differences)
+    differences = check(staged, state.expected)
+    return ParityInfo(state.live_seconds, time.perf_counter() - start, differences)
 
 
 def _warmup_files(staged: Path) -> dict[str, FileInfo]:

@@ -31,6 +31,13 @@ def steps_taken(model: keras.Model) -> int | None:
     return int(optimizer.iterations.numpy())
 
 
+def averages_weights(model: keras.Model) -> bool:
+    """Whether the optimizer keeps a moving average of the weights, which can take their place."""
+    optimizer = getattr(model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return bool(getattr(inner, "use_ema", False))
+
+
 def _scalar(value: Any) -> float | None:
     try:
         return float(value)

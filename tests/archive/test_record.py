@@ -56,6 +56,7 @@ RECORDS = st.builds(
     write_seconds=FLOATS,
     libraries=st.dictionaries(NAMES, NAMES, max_size=2),
     files=st.dictionaries(NAMES, st.builds(FileInfo, INTS, NAMES), max_size=2),
+    weights=st.sampled_from(["current", "validated"]),
     parity=st.none()
     | st.builds(ParityInfo, FLOATS, FLOATS, st.dictionaries(NAMES, FLOATS, max_size=2)),
     trial=st.none() | NAMES,
@@ -112,7 +113,8 @@ def test_the_keys_are_those_that_were_promised() -> None:
     assert list(manifest()) == [
         "schema", "version", "created", "epoch", "step", "reason", "monitor", "mode", "value",
         "metrics", "endpoints", "collections", "bytes", "graph_reused", "stall_seconds",
-        "write_seconds", "libraries", "files", "parity", "trial", "execution", "hyperparameters",
+        "write_seconds", "libraries", "files", "weights", "parity", "trial", "execution",
+        "hyperparameters",
     ]  # fmt: skip
 
 
