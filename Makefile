@@ -29,7 +29,7 @@ benchmark: .venv/installed
 
 .venv/dependencies: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check ".[examples,test,tuner]"
+	$(BIN)/pip install --quiet --disable-pip-version-check ".[examples,serving,test,tuner]"
 	touch $@
 
 .venv/installed: .venv/dependencies $(SOURCES)

@@ -8,7 +8,7 @@ TensorFlow Serving replays the `PredictionLog` records in
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,12 @@ def read_requests(directory: Path) -> list[tuple[str, dict[str, Any]]]:
     from tensorflow_serving.apis import prediction_log_pb2
 
     calls = []
-    for record in tf.data.TFRecordDataset(str(directory / WARMUP)).as_numpy_iterator():
+    for record in _records(directory / WARMUP):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         calls.append((request.model_spec.signature_name, inputs))
     return calls
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    yield from tf.data.TFRecordDataset(str(path), buffer_size=2**18).as_numpy_iterator()

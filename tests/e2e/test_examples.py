@@ -12,13 +12,30 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.slow
-def test_quickstart() -> None:
+def run(name: str) -> str:
+    """What an example prints."""
     ran = subprocess.run(
-        [sys.executable, EXAMPLES / "quickstart.py"], capture_output=True, text=True, check=False
+        [sys.executable, EXAMPLES / name], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    accuracy = re.search(r"accuracy on 450 images that training never saw: ([\d.]+)%", ran.stdout)
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_quickstart() -> None:
+    printed = run("quickstart.py")
+    accuracy = re.search(r"accuracy on 450 images that training never saw: ([\d.]+)%", printed)
     assert accuracy is not None
     assert float(accuracy[1]) > 90
-    assert "served prediction" in ran.stdout
+    assert "served prediction" in printed
+
+
+@pytest.mark.slow
+def test_own_endpoints() -> None:
+    answers = run("own_endpoints.py").splitlines()[-3:]
+    # The truth, then three guesses with their scores.
+    found = [
+        re.fullmatch(r" *(\w+): (\w+) [\d.]+, \w+ [\d.]+, \w+ [\d.]+", line) for line in answers
+    ]
+    assert sum(match[1] == match[2] for match in found if match) >= 2
+    assert all(found)
