@@ -18,7 +18,6 @@ from .errors import (
     DamagedVersionError,
     ExportError,
     StorageError,
-    SupersededError,
     VersionNotFoundError,
 )
 from .files import (
@@ -225,7 +224,7 @@ def publish_record(
     record: ExportRecord,
     base_dir: VersionPath,
     snapshot_time: float | None = None,
-    is_wanted: Callable[[], bool] = lambda: True,
+    check: Callable[[], None] = lambda: None,
 ) -> ExportRecord:
     """Publish a staged version with its manifest; return the record as published.
 
@@ -238,19 +237,13 @@ def publish_record(
         base_dir: where the version appears.
         snapshot_time: when the snapshot ended, by `time.perf_counter`, for
             `write_seconds`; None leaves that as it is.
-        is_wanted: asked inside the commit, when no other writer can publish.
-
-    Raises:
-        SupersededError: it is not wanted any more; nothing was published.
+        check: called inside the commit, when no other writer can publish. If it
+            raises, nothing is published.
     """
 
     def finish(version: int) -> None:
         nonlocal record
-        if not is_wanted():
-            raise SupersededError(
-                f"Not published to '{base_dir}': another writer has published a version with a "
-                f"better {record.monitor} than {record.value} in the meantime."
-            )
+        check()
         created = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         record = replace(record, version=version, created=created)
         if snapshot_time is not None:

@@ -391,7 +391,7 @@ class ExportArchive:
         self._bundles.moved(directory)
         if self._last_saved is not None:
             for name, file in self._last_saved.files.items():
-                file.known = file.known.under((directory / name).parent)
+                file.moved((directory / name).parent)
 
     def _variables(self, attribute: str) -> list[Any]:
         layers = [item for item in self._tracked if isinstance(item, keras.Layer)]

@@ -74,11 +74,13 @@ class KeptFile:
 
     Attributes:
         content: its bytes, for when no earlier export has it any more.
-        known: the file in the last export, to be linked.
+        known: the file in the last export that succeeded, to be linked.
+        placed: the file in one that is yet to succeed.
     """
 
     content: bytes
     known: KnownFile
+    placed: KnownFile | None = None
 
     @classmethod
     def at(cls, path: Path) -> KeptFile:
@@ -92,7 +94,12 @@ class KeptFile:
         if shared is None:
             target.write_bytes(self.content)
             shared = KnownFile.at(target, self.known.info.sha256)
-        self.known = shared
+        self.placed = shared
+
+    def moved(self, directory: Path) -> None:
+        """What it was put in last was renamed: it is in `directory` from now on."""
+        self.known = (self.placed or self.known).under(directory)
+        self.placed = None
 
 
 def identity_of(status: os.stat_result) -> tuple[int, ...]:

@@ -55,11 +55,19 @@ class Workspace:
             _make_staging(self._staging)
             self._path = self._staging / uuid.uuid4().hex
             with contextlib.suppress(FileNotFoundError):
-                os.mkdir(self._path)
+                self._make()
                 self._lock = _Lock(self._path)
                 if self._lock.is_on(self._path):
                     return
                 self._lock.release()
+
+    def _make(self) -> None:
+        try:
+            os.mkdir(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._staging.rmdir()
+            raise
 
     def stage(self) -> Path:
         """A new empty directory to write one version in."""

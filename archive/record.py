@@ -36,6 +36,9 @@ MANIFEST = "assets.extra/export.json"
 # in the format of `sha256sum`, which can also check it.
 MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 
+# Keys that a manifest has only if there is something to say.
+_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
+
 # Far above any real manifest; keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
 
@@ -77,6 +80,26 @@ class ParityInfo:
 
 
 @dataclass(frozen=True)
+class TrialInfo:
+    """Which part of a tuner's search a version belongs to.
+
+    Attributes:
+        trial: the trial's id.
+        execution: which execution of it, from 0.
+        attempt: how often the trial had been tried before.
+        hyperparameters: the values of the trial.
+        project: the directory in which the tuner keeps the search, and the score
+            of each trial.
+    """
+
+    trial: str
+    execution: int
+    attempt: int
+    hyperparameters: Mapping[str, Scalar]
+    project: str
+
+
+@dataclass(frozen=True)
 class ExportRecord:
     """What was published: one version, why, and at what cost.
 
@@ -106,7 +129,9 @@ class ExportRecord:
         parity: how it was compared with the model, with `sample_inputs`.
         trial: the tuner's trial id, under a tuner.
         execution: the execution of that trial, from 0, under a tuner.
+        attempt: how often that trial had been tried before, under a tuner.
         hyperparameters: the trial's hyperparameters, under a tuner.
+        project: the directory of the search, where its score is, under a tuner.
     """
 
     path: VersionPath
@@ -131,7 +156,9 @@ class ExportRecord:
     parity: ParityInfo | None = None
     trial: str | None = None
     execution: int | None = None
+    attempt: int | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
+    project: str | None = None
 
     def measured(self, monitor: str) -> float | None:
         """The value of a metric at the export, or None if it had no finite one."""
@@ -153,7 +180,7 @@ class ExportRecord:
         """
         content = {"schema": SCHEMA} | asdict(self)
         del content["path"]
-        for name in ("parity", "trial", "execution", "hyperparameters"):
+        for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
         # `default` takes the integers of NumPy, which a step or epoch may be.

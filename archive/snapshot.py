@@ -40,8 +40,11 @@ class StateReader:
         return lambda: [*variables(), *tables]
 
     def trace(self) -> None:
-        """Make the following reads fast."""
-        if self._traced is None:
+        """Make the following reads fast, unless other machines have a share in them.
+
+        What every worker has to read at once, this thread cannot read alone.
+        """
+        if self._traced is None and not any(map(_is_on_several_machines, self._variables)):
             self._traced = _TracedRead(self._variables)
 
     def _read_one_by_one(self) -> Callable[[], list[tf.Tensor]]:
@@ -79,6 +82,11 @@ class _TracedRead:
 
 def _read(variables: Sequence[Any]) -> list[tf.Tensor]:
     return [variable.read_value() for variable in variables]
+
+
+def _is_on_several_machines(variable: Any) -> bool:
+    strategy = getattr(variable, "distribute_strategy", None)
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def _traced(function: Callable[..., Any], *specs: Any) -> Any:

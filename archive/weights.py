@@ -27,7 +27,9 @@ class BundleWriter:
     """Writes one checkpoint after another, linking what did not change."""
 
     def __init__(self) -> None:
+        # Those of the last export that succeeded, and of one that is yet to.
         self._shards: list[Shard] = []
+        self._written: list[Shard] = []
 
     def write(
         self,
@@ -58,9 +60,9 @@ class BundleWriter:
             shards.append(write_shard(part, {key: tensors[key] for key in group}))
         for i, shard in enumerate(shards):
             shard.index.put(indexes / f"{i}.index")
-        self._shards = _join(shards, directory)
+        self._written = _join(shards, directory)
         index = KnownFile.at(target / "variables.index")
-        files = [index, *(shard.data for shard in self._shards)]
+        files = [index, *(shard.data for shard in self._written)]
         return {
             **{f"{DIRECTORY}/{file.path.name}": file.info for file in files},
             **{f"{INDEXES}/{i}.index": shard.index.known.info for i, shard in enumerate(shards)},
@@ -68,10 +70,10 @@ class BundleWriter:
 
     def moved(self, directory: Path) -> None:
         """The last export was renamed to `directory`: link from there from now on."""
-        for shard in self._shards:
-            shard.index.known = shard.index.known.under(directory / INDEXES)
+        for shard in self._written:
+            shard.index.moved(directory / INDEXES)
         self._shards = [
-            replace(shard, data=shard.data.under(directory / DIRECTORY)) for shard in self._shards
+            replace(shard, data=shard.data.under(directory / DIRECTORY)) for shard in self._written
         ]
 
     def _link(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, Literal
 
 import keras
@@ -16,15 +18,17 @@ from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
 from .archive.objective import Mode, Objective
 from .archive.paths import absolute_path, check_base_dir
-from .archive.record import ExportRecord
+from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy
 from .endpoints import standard_endpoints
-from .exporter import Endpoints, Exporter, OnError, Settings, State
+from .exporter import Exporter
 from .metrics import averages_weights, finite_scalars, steps_taken
+from .publisher import State
+from .settings import Endpoints, OnError, Settings
 from .triggers import EveryN, Moment, OnImprove, Unit
 
 
-class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
+class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
     """What the callbacks share: an `Exporter` for the model in training."""
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
@@ -35,7 +39,16 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
         self._validated: State | None = None
+        self._trial: TrialInfo | None = None
+        self._run = ""
         check_base_dir(self.base_dir)
+
+    def within(self, trial: TrialInfo) -> None:
+        """Export as a part of a search, to a directory of that trial and execution."""
+        parts = [f"trial_{trial.trial}", f"execution_{trial.execution}"]
+        self._run = "/".join([self.base_dir.name, *parts])
+        self.base_dir = self.base_dir / parts[0] / parts[1]
+        self._trial = trial
 
     @property
     def exports(self) -> list[ExportRecord]:
@@ -59,6 +72,10 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         if self._exporter is None or self._exporter.model is not self.model:
             self._earlier = self.exports
             self._exporter = Exporter(self.base_dir, self.model, **vars(self._settings))
+            if self._trial is not None:
+                self._exporter.within(self._trial, self._run)
+            else:
+                _check_no_search()
         self._exporter.report_failures()
         if self.model.built:
             self._exporter.prepare()
@@ -143,7 +160,7 @@ class _ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras 
         raise NotImplementedError
 
 
-class ExportEveryN(_ExportCallback):
+class ExportEveryN(ExportCallback):
     """Publish a servable version every n epochs, steps or seconds of `model.fit`.
 
     A version holds an inference endpoint, a training-mode endpoint and the
@@ -235,7 +252,7 @@ class ExportEveryN(_ExportCallback):
             self._export(moment, self._trigger.reason, validated=validated)
 
 
-class ExportOnImprove(_ExportCallback):
+class ExportOnImprove(ExportCallback):
     """Publish a servable version whenever a metric is better than it ever was.
 
     "Ever" means in this base directory: the best value is read from the versions
@@ -369,6 +386,24 @@ class ExportOnImprove(_ExportCallback):
             return self._running.best(objective)
         own = self._running.best(objective, own=True)
         return self._baseline if own is None else own
+
+
+def _check_no_search() -> None:
+    """Raise in a search of KerasTuner: its trials would all export to one directory.
+
+    A tuner copies its callbacks and calls `fit`, and tells neither which trial it is
+    for. So look whether one called this.
+    """
+    tuner = sys.modules.get("keras_tuner")
+    frame: FrameType | None = sys._getframe()
+    while tuner is not None and frame is not None:
+        if isinstance(frame.f_locals.get("self"), tuner.Tuner):
+            raise ExportError(
+                "An export callback is used in a search of KerasTuner, where every trial would "
+                "export to the same directory. Wrap the hypermodel: "
+                "`keras_export_callbacks.tuner.ExportTrials(build_model)`."
+            )
+        frame = frame.f_back
 
 
 def _metrics_are_known(model: keras.Model) -> bool:

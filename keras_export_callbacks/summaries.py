@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from .archive.paths import check_base_dir, is_url, path_text
-from .archive.record import EndpointInfo, ExportRecord, TensorInfo
+from .archive.record import EndpointInfo, ExportRecord, Scalar, TensorInfo
 
 
 class SummaryWriter:
@@ -18,16 +21,38 @@ class SummaryWriter:
     Args:
         log_dir: the directory TensorBoard is started with, from `check_log_dir`.
         run: the run's name below ``exports/``.
+        hyperparameters: for the HParams dashboard, of a trial of a search.
     """
 
-    def __init__(self, log_dir: str | os.PathLike[str], run: str) -> None:
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        run: str,
+        hyperparameters: Mapping[str, Scalar] | None = None,
+    ) -> None:
+        self._hyperparameters = hyperparameters
         self._path = f"{os.fspath(log_dir)}/exports/{run}"
         self._writer: Any = None
 
     def write(self, record: ExportRecord) -> None:
         """Add one export's scalars and summary at its training step, and flush."""
+        try:
+            self._add(record)
+        except Exception:
+            # Half an event may be in the file, after which TensorBoard reads no more
+            # of it. The next export opens another.
+            with suppress(Exception):
+                self.close()
+            self._writer = None
+            raise
+
+    def _add(self, record: ExportRecord) -> None:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._path)
+            if self._hyperparameters:
+                with self._writer.as_default():
+                    known = {k: v for k, v in self._hyperparameters.items() if v is not None}
+                    hparams.hparams(known)
         step = record.step if record.step is not None else record.version
         scalars = {
             "version": record.version,

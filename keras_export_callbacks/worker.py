@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -101,10 +102,18 @@ class Worker(Generic[T]):
         return True
 
 
+def _release(error: BaseException | None) -> None:
+    """Let go of what the functions in an error's traceback held: a snapshot is large."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 def _run(job: Callable[[], T], future: Future[T]) -> None:
     try:
         result = job()
     except BaseException as error:
+        _release(error)
         future.set_exception(error)
         if not isinstance(error, Exception):
             raise  # Such as Ctrl-C, which is not about the job.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,23 @@ def test_backends_other_than_tensorflow_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(NotImplementedError, match="KERAS_BACKEND=tensorflow"):
         Exporter("base", classifier(compiled=False), log_dir=None).export()
+
+
+def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would be as large as the model, until someone drops the error."""
+    held = []
+    write = ExportArchive.write
+
+    def failing(archive: Any, snapshot: Any, *args: Any) -> Any:
+        held.append(weakref.ref(snapshot))
+        raise OSError("no luck")
+
+    monkeypatch.setattr(ExportArchive, "write", failing)
+    with Exporter("base", classifier(), log_dir=None, on_error="warn") as exporter:
+        future = exporter.export()
+        with pytest.warns(UserWarning, match="no luck"):
+            exporter.wait()
+        assert future.exception() is not None
+        assert held[0]() is None
+        monkeypatch.setattr(ExportArchive, "write", write)
+        assert exporter.export().result().version == 1

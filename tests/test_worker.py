@@ -258,6 +258,24 @@ def test_an_error_that_is_dropped_is_gone_with_all_it_held(worker: Worker[Any]) 
     assert reference() is None
 
 
+def test_an_error_that_is_kept_holds_nothing_of_the_job(worker: Worker[Any]) -> None:
+    class Snapshot:
+        """What a job holds."""
+
+    def fail(snapshot: Snapshot) -> None:
+        try:
+            raise KeyError("the cause")
+        except KeyError as error:
+            raise ValueError("no luck") from error
+
+    snapshots = [Snapshot()]
+    reference = weakref.ref(snapshots[0])
+    future = worker.submit(lambda: fail(snapshots.pop()))
+    worker.wait()
+    assert isinstance(future.exception(), ValueError)
+    assert reference() is None
+
+
 def test_a_job_runs_here_if_no_thread_can_be_started(
     worker: Worker[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,8 @@ RECORDS = st.builds(
     | st.builds(ParityInfo, FLOATS, FLOATS, st.dictionaries(NAMES, FLOATS, max_size=2)),
     trial=st.none() | NAMES,
     execution=st.none() | INTS,
+    attempt=st.none() | INTS,
+    project=st.none() | NAMES,
     hyperparameters=st.none() | st.dictionaries(NAMES, SCALARS, max_size=3),
 )
 
@@ -83,7 +85,8 @@ def manifest_of(version: int, content: bytes) -> Iterator[Path]:
 
 def manifest(**changes: Any) -> dict[str, Any]:
     """The content of a valid manifest of version 1, with changes."""
-    tuner = {"trial": "00", "execution": 0, "hyperparameters": {"units": 8}}
+    tuner = {"trial": "00", "execution": 0, "attempt": 0, "project": "search"}
+    tuner["hyperparameters"] = {"units": 8}
     parity = ParityInfo(0.1, 0.2, {"serve/output_0": 0.0})
     record = a_record(value=0.5, metrics={"m": 0.5}, parity=parity, **tuner)
     content: dict[str, Any] = json.loads(record.to_json())
@@ -103,7 +106,7 @@ def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportReco
     content = json.loads(record.to_json(), parse_constant=pytest.fail)
     assert list(content)[:2] == ["schema", "version"]
     assert content["schema"] == 1
-    optional = {"parity", "trial", "execution", "hyperparameters"}
+    optional = {"parity", "trial", "execution", "attempt", "hyperparameters", "project"}
     given = {name for name in optional if getattr(record, name) is not None}
     names = {field.name for field in fields(record)} - optional - {"path"}
     assert content.keys() == names | given | {"schema"}
@@ -114,7 +117,7 @@ def test_the_keys_are_those_that_were_promised() -> None:
         "schema", "version", "created", "epoch", "step", "reason", "monitor", "mode", "value",
         "metrics", "endpoints", "collections", "bytes", "graph_reused", "stall_seconds",
         "write_seconds", "libraries", "files", "weights", "parity", "trial", "execution",
-        "hyperparameters",
+        "attempt", "hyperparameters", "project",
     ]  # fmt: skip
 
 

@@ -34,11 +34,6 @@ OnError = Literal["raise", "warn"]
 FULL = "No space left on device|File too large"
 
 
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    """What the library does not do yet; to be removed with what is in its way."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 # Two ways to have little room.
 
 
@@ -249,7 +244,6 @@ def test_training_goes_on_while_the_disk_stays_full(disk: Disk) -> None:
     assert_sound(base, 2)
 
 
-@not_yet("a failed export takes the graph's files, to be linked, along into its staging")
 def test_what_did_not_change_is_linked_after_a_failure_too(disk: Disk) -> None:
     """Else the next export needs more room than any before, on a disk that has little."""
     base = disk.path / "base"
@@ -268,13 +262,7 @@ def test_what_did_not_change_is_linked_after_a_failure_too(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("exports", [0, 1], ids=["first export", "later export"])
-@pytest.mark.parametrize(
-    "what",
-    [
-        "bytes",
-        pytest.param("inodes", marks=not_yet("`.staging` stays if nothing can be made in it")),
-    ],
-)
+@pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_at_whatever_step_the_disk_is_full(small_disk: SmallDisk, what: str, exports: int) -> None:
     """With nothing left, then a little more each time until an export fits."""
     base = small_disk.path / "base"
@@ -317,7 +305,6 @@ def test_before_the_events_are_written(small_disk: SmallDisk, on_error: OnError)
     assert reported(logs) == [1, 3]
 
 
-@not_yet("later events are added after half of one, where no one can read them")
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
 def test_while_events_are_written(disk: Disk, on_error: OnError) -> None:
     """The file of events, which grows with each export, ends within an event."""

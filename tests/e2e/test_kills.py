@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.kill_target import STEPS, train
+from support.loading import load
 
 from keras_export_callbacks import ExportDirectory
 
@@ -21,10 +22,7 @@ from keras_export_callbacks import ExportDirectory
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["keras_export_callbacks.callbacks"])
 
-RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "0"))
-
-# Many minutes of processes that die; asked for by name.
-pytestmark = pytest.mark.skipif(not RANDOM_KILLS, reason="set RANDOM_KILLS=12 to run it")
+RANDOM_KILLS = int(os.environ.get("RANDOM_KILLS", "12"))
 
 
 class Witness:
@@ -71,15 +69,6 @@ def witness(tmp_path: Path) -> Iterator[Witness]:
     witness = Witness(tmp_path)
     with witness.loader:
         yield witness
-
-
-def load(path: str) -> None:
-    """Load a version with TensorFlow's C library, and run it."""
-    import numpy as np
-    from support.c_loader import Session
-
-    outputs = Session(path).run("serve", {"inputs": np.ones((1, 2), "float32")})
-    assert np.isfinite(outputs["output_0"]).all()
 
 
 def run(witness: Witness, kill_after: float | None = None, **options: Any) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from . import c_loader
+from keras_export_callbacks.archive.c_library import run_apart
 
 
 def run_python(script: str, *args: str) -> str:
@@ -28,8 +27,12 @@ def run_python(script: str, *args: str) -> str:
 
 def run_in_c(path: Path, signature: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """The outputs of a signature, from TensorFlow's C library in a process of its own."""
-    np.savez("c_inputs.npz", **inputs)
-    script = Path(c_loader.__file__).read_text()
-    run_python(script, str(path), signature, "c_inputs.npz", "c_outputs.npz")
-    with np.load("c_outputs.npz") as outputs:
-        return dict(outputs)
+    (outputs,) = run_apart(str(path), [(signature, inputs)])
+    return outputs
+
+
+def free_port() -> int:
+    """A port on this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,316 @@
+"""The background half of an export, in its order; the only file that knows it.
+
+write in staging → compare with the model → publish → retention → events →
+`on_export`. What fails before publishing leaves the base directory as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from .archive.directory import ExportDirectory, publish_record, version_problems
+from .archive.errors import ExportError, SupersededError
+from .archive.export_archive import ExportArchive, Snapshot
+from .archive.files import FileInfo, KnownFile
+from .archive.objective import Objective
+from .archive.parity import Expected, check
+from .archive.publish import Workspace
+from .archive.record import ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
+from .archive.warmup import WARMUP
+from .settings import Settings
+from .summaries import SummaryWriter
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is to export, as it was at one moment.
+
+    Attributes:
+        archive: what was registered.
+        snapshot: the variables.
+        expected: what the endpoints computed of the sample inputs.
+        seconds: how long training waited for all this.
+        live_seconds: how much of that was for `expected`.
+    """
+
+    archive: ExportArchive
+    snapshot: Snapshot
+    expected: Sequence[Expected]
+    seconds: float
+    live_seconds: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """Why and when an export was asked for."""
+
+    reason: str
+    step: int | None
+    epoch: int | None
+    metrics: Mapping[str, float]
+    objective: Objective | None
+    is_wanted: Callable[[], bool]
+    once: bool
+    weights: Weights
+    stall_seconds: float
+
+    @property
+    def value(self) -> float | None:
+        return self.metrics.get(self.objective.monitor) if self.objective else None
+
+
+class Publisher:
+    """Publishes states of a model, one at a time and in order.
+
+    Args:
+        directory: where the versions appear.
+        settings: what the user said.
+
+    Attributes:
+        exports: the records of what was published, oldest first.
+        failures: what failed, until it is reported on the training thread.
+    """
+
+    def __init__(self, directory: ExportDirectory, settings: Settings) -> None:
+        self.exports: list[ExportRecord] = []
+        self.failures: list[ExportError] = []
+        self._directory = directory
+        self._settings = settings
+        self._in_flight: list[Request] = []
+        self._space: Workspace | None = None
+        self._trial: TrialInfo | None = None
+        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle)
+        base = directory.path
+        self._summaries: SummaryWriter | None = None
+        self._summarize((base.resolve() if isinstance(base, Path) else base).name)
+
+    def within(self, trial: TrialInfo, run: str) -> None:
+        """Publish as a part of a search.
+
+        Args:
+            trial: what the manifests say of it.
+            run: the name of the TensorBoard run.
+        """
+        self._trial = trial
+        self._summarize(run, trial.hyperparameters)
+
+    def wait_for_room(self) -> None:
+        """Return when a state can be submitted without a second one waiting."""
+        self._worker.wait_for_room()
+
+    def submit(self, state: State, request: Request) -> Future[ExportRecord]:
+        """Publish a state after those before it."""
+        self._in_flight.append(request)
+        snapshot_time = time.perf_counter()
+        # Handed over: should it fail, the error holds this function, and not the state.
+        states = [state]
+        return self._worker.submit(lambda: self._run(states.pop(), request, snapshot_time))
+
+    def settle(self) -> None:
+        """Return when every state is published or failed, without saying which."""
+        self._worker.wait()
+
+    def finish(self) -> None:
+        """`settle`, and close the events file; a later export opens another."""
+        self.settle()
+        if self._summaries is not None:
+            self._summaries.close()
+
+    def failed(self, what: str, error: Exception) -> ExportError:
+        """Note a failure, to be reported on the training thread."""
+        failure = as_export_error(what, error)
+        self.failures.append(failure)
+        return failure
+
+    def best(self, objective: Objective, own: bool = False) -> float | None:
+        """The best value published in the base directory, or on its way there.
+
+        Args:
+            objective: the metric and its direction.
+            own: look only at what was published here.
+        """
+        best = _best_of(self.exports, objective) if own else self.published_best(objective)
+        for request in list(self._in_flight):
+            if (
+                request.objective == objective
+                and request.value is not None
+                and objective.improves(request.value, best)
+            ):
+                best = request.value
+        return best
+
+    def published_best(self, objective: Objective) -> float | None:
+        """The best value published in the base directory, by whatever process.
+
+        In a search, by this attempt of the trial: what another left does not count.
+        """
+        attempt = self._trial.attempt if self._trial else None
+        records = [record for record in self._directory.records() if record.attempt == attempt]
+        return _best_of(records, objective)
+
+    def _summarize(self, run: str, hyperparameters: Mapping[str, Scalar] | None = None) -> None:
+        if self._settings.log_dir is not None:
+            self._summaries = SummaryWriter(self._settings.log_dir, run, hyperparameters)
+
+    def _run(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
+        try:
+            record = self._publish(state, request, snapshot_time)
+            self.exports.append(record)
+        except SupersededError:
+            raise
+        except Exception as error:
+            # Without a name here: its traceback holds this frame, and that the snapshot.
+            raise self.failed(f"An export to '{self._directory.path}' failed", error) from error
+        finally:
+            self._in_flight.remove(request)
+        self._after_publishing(record)
+        return record
+
+    def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
+        base_dir = self._directory.path
+        if self._space is None:
+            self._space = Workspace(base_dir)
+        staged = self._space.stage()
+        try:
+            written = state.archive.write(state.snapshot, staged, self._sound_version)
+            parity = _compared(staged, state)
+            files = {**written.files, **_warmup_files(staged)}
+            record = ExportRecord(
+                path=staged,
+                version=0,
+                created="",
+                epoch=request.epoch,
+                step=request.step,
+                reason=request.reason,
+                monitor=request.objective.monitor if request.objective else None,
+                mode=request.objective.mode if request.objective else None,
+                value=request.value,
+                metrics=dict(request.metrics),
+                endpoints=written.endpoints,
+                collections=written.collections,
+                bytes=sum(info.size for info in files.values()),
+                graph_reused=written.graph_reused,
+                stall_seconds=request.stall_seconds,
+                write_seconds=0.0,
+                libraries={name: version(name) for name in _LIBRARIES},
+                files=files,
+                weights=request.weights,
+                parity=parity,
+                **(vars(self._trial) if self._trial else {}),
+            )
+            record = publish_record(
+                staged, record, base_dir, snapshot_time, lambda: self._check(request, record)
+            )
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        if isinstance(record.path, Path):
+            state.archive.moved(record.path)
+        return record
+
+    def _check(self, request: Request, record: ExportRecord) -> None:
+        """Raise if what others have published meanwhile makes a version superfluous."""
+        if not request.is_wanted():
+            raise SupersededError(
+                f"Not published to '{self._directory.path}': another writer has published a "
+                f"version with a better {record.monitor} than {record.value} in the meantime."
+            )
+        others = self._directory.records() if request.once else []
+        if any(_is_same(record, other) for other in others):
+            raise SupersededError(f"Epoch {record.epoch}, step {record.step} is published.")
+
+    def _sound_version(self) -> ExportRecord | None:
+        """The newest version that files can be linked from, if nothing is wrong with it."""
+        record = self._directory.latest()
+        if record is None or not isinstance(record.path, Path):
+            return None
+        return None if version_problems(record.path) else record
+
+    def _after_publishing(self, record: ExportRecord) -> None:
+        """What follows a publish; a failure here takes nothing back."""
+        for step in (self._prune, lambda: self._tell(record)):
+            try:
+                step()
+            except Exception as error:
+                what = f"Version {record.version} was published, but what follows failed"
+                self.failed(what, error)
+
+    def _prune(self) -> None:
+        try:
+            if self._settings.keep is not None:
+                self._directory.prune(self._settings.keep)
+        except OSError as error:
+            warnings.warn(f"Old versions could not be removed: {error}.", stacklevel=2)
+
+    def _tell(self, record: ExportRecord) -> None:
+        if self._summaries is not None:
+            self._summaries.write(record)
+        if self._settings.on_export is not None:
+            self._settings.on_export(record)
+        if self._settings.verbose:
+            print(_line(record), flush=True)
+
+    def _idle(self) -> None:
+        """Leave no staging behind while there is nothing to write."""
+        if self._space is not None:
+            with suppress(OSError):
+                self._space.close()
+            self._space = None
+
+
+_LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")
+
+
+def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | None:
+    record = objective.best(records)
+    return record.measured(objective.monitor) if record else None
+
+
+def _compared(staged: Path, state: State) -> ParityInfo | None:
+    """Compare the artifact with what the endpoints computed live, if that is known."""
+    if not state.expected:
+        return None
+    start = time.perf_counter()
+    differences = check(staged, state.expected)
+    return ParityInfo(state.live_seconds, time.perf_counter() - start, differences)
+
+
+def _warmup_files(staged: Path) -> dict[str, FileInfo]:
+    path = staged / WARMUP
+    return {WARMUP: KnownFile.at(path).info} if path.exists() else {}
+
+
+def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
+    """Whether two exports are of the same moment, with the same variables."""
+    moments = [(record.epoch, record.step, record.reason) for record in (one, other)]
+    variables = [
+        {info.sha256 for name, info in record.files.items() if name.startswith("variables/")}
+        for record in (one, other)
+    ]
+    return moments[0] == moments[1] and variables[0] == variables[1]
+
+
+def as_export_error(what: str, error: Exception) -> ExportError:
+    """`error`, or one of ours that says where it came from."""
+    if isinstance(error, ExportError):
+        return error
+    failure = ExportError(f"{what}: {type(error).__name__}: {error}")
+    # Keras's traceback filter drops the cause of what passes through `fit`.
+    failure.__cause__ = failure.__context__ = error
+    return failure
+
+
+def _line(record: ExportRecord) -> str:
+    value = f" {record.monitor}={record.value:.6g}" if record.value is not None else ""
+    return (
+        f"Exported version {record.version} ({record.reason}{value}) to {record.path}; "
+        f"training waited {1000 * record.stall_seconds:.0f} ms."
+    )

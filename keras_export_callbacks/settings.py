@@ -1,0 +1,55 @@
+"""What every export can be told, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from .archive.errors import ExportTypeError, ExportValueError
+from .archive.export_archive import ExportArchive
+from .archive.record import ExportRecord
+from .archive.retention import RetentionPolicy, as_policy
+from .endpoints import standard_endpoints
+from .summaries import check_log_dir
+
+OnError = Literal["raise", "warn"]
+Endpoints = Callable[[ExportArchive, keras.Model], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Exporter` and the callbacks can be told in common, checked.
+
+    The arguments are those of `Exporter`.
+    """
+
+    endpoints: Endpoints = standard_endpoints
+    keep: int | RetentionPolicy | None = None
+    log_dir: str | os.PathLike[str] | None = "logs"
+    background: bool = True
+    on_error: OnError = "raise"
+    sample_inputs: Any = None
+    on_export: Callable[[ExportRecord], None] | None = None
+    verbose: int = 0
+
+    def __post_init__(self) -> None:
+        as_policy(self.keep)
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", check_log_dir(self.log_dir))
+        if self.on_error not in ("raise", "warn"):
+            raise ExportValueError(
+                f"Received on_error={self.on_error!r}. Expected 'raise' or 'warn'."
+            )
+        if not callable(self.endpoints):
+            raise ExportTypeError(
+                f"Received endpoints={self.endpoints!r}. Expected a function (archive, model) that "
+                "registers endpoints, such as `standard_endpoints`."
+            )
+        if self.on_export is not None and not callable(self.on_export):
+            raise ExportTypeError(
+                f"Received on_export={self.on_export!r}. Expected a function (ExportRecord)."
+            )

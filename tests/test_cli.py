@@ -1,0 +1,176 @@
+"""``keras-exports``, as it is called from a shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from support.processes import run_python
+from support.versions import tree, write_files, write_version
+
+from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks.archive.record import MANIFEST
+from keras_export_callbacks.cli import main
+
+BASE = Path("base")
+
+
+@pytest.fixture(autouse=True)
+def versions() -> None:
+    for version, value in ((1, 0.5), (2, 0.25), (3, 0.75)):
+        write_version(
+            BASE,
+            version,
+            metrics={"loss": value},
+            monitor="loss",
+            mode="min",
+            value=value,
+            step=100,
+        )
+
+
+def run(*args: Any, code: int = 0, env: dict[str, str] | None = None) -> Result:
+    result = CliRunner(env=env).invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def test_list() -> None:
+    write_files(BASE / "4", {"theirs": b""})
+    lines = run("list", BASE).stdout.splitlines()
+    assert lines[0].split() == ["version", "published", "epoch", "step", "why", "metric", "size"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    assert "loss=0.25" in lines[2]
+    assert "no manifest of ours" in lines[4]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_list_as_json() -> None:
+    listed = json.loads(run("list", BASE, "--json").stdout)
+    assert [item["version"] for item in listed] == [1, 2, 3]
+    assert listed[0]["path"] == str(BASE.absolute() / "1")
+    assert listed[0]["metrics"] == {"loss": 0.5}
+
+
+def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
+    run("publish", BASE / "2", BASE)
+    text = run("show", BASE, env={"COLUMNS": "200"}).stdout
+    assert "x: float32(any, 3) → output_0: float32, any shape" in text
+    assert "metric loss" in text
+    assert "with 2" in text.split("shared")[1].splitlines()[0]
+    assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
+    assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
+
+
+def test_what_a_manifest_says_is_not_obeyed_by_the_terminal() -> None:
+    write_version(BASE, 4, reason="\x1b[31m[bold]red[/bold]")
+    for command in ("list", "show"):
+        text = run(command, BASE).stdout
+        assert "\x1b" not in text
+        assert "[bold]" in text
+
+
+def test_verify() -> None:
+    assert run("verify", BASE).stdout.splitlines() == ["1: sound", "2: sound", "3: sound"]
+    (BASE / "2" / "saved_model.pb").write_bytes(b"other")
+    assert "2: 'saved_model.pb' has 5 bytes" in run("verify", BASE, code=1).stdout
+    assert run("verify", BASE, 3).stdout == "3: sound\n"
+
+
+def test_best() -> None:
+    assert run("best", BASE, "--monitor", "loss", "--mode", "min").stdout == "2\n"
+    failed = run("best", BASE, "--monitor", "nothing", "--mode", "min", code=1)
+    assert failed.stderr.startswith("Error: No version in")
+
+
+def test_prune() -> None:
+    removed = run(
+        "prune", BASE, "--keep-latest", 1, "--keep-best", 1, "--monitor", "loss", "--mode", "min"
+    )
+    assert removed.stdout == "Removed 1.\n"
+    assert ExportDirectory(BASE).versions() == [2, 3]
+    assert run("prune", BASE, "--keep-latest", 5).stdout == "Removed nothing.\n"
+
+
+def test_publish_and_roll_back() -> None:
+    assert run("publish", BASE / "2", "served").stdout.strip() == str(Path("served/1").absolute())
+    assert run("rollback", BASE).stdout.strip().endswith("base/4")
+    assert ExportDirectory(BASE).record(4).metrics == {"loss": 0.25}
+    run("rollback", BASE, 1)
+    assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
+    assert run("verify", BASE).exit_code == 0
+    assert "no version before" in run("rollback", "served", code=1).stderr
+
+
+def test_what_does_not_verify_is_not_published() -> None:
+    (BASE / "1" / "saved_model.pb").write_bytes(b"other")
+    before = tree(BASE)
+    assert "saved_model.pb" in run("publish", BASE / "1", BASE, code=1).stderr
+    assert "saved_model.pb" in run("rollback", BASE, 1, code=1).stderr
+    assert tree(BASE) == before
+
+
+def test_serving_config() -> None:
+    printed = run("serving-config", BASE, "--label", "stable=2", "--label", "canary=3").stdout
+    config_pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    config = text_format.Parse(printed, config_pb2.ModelServerConfig()).model_config_list.config[0]
+    assert (config.name, config.base_path) == ("base", str(BASE.absolute()))
+    assert list(config.model_version_policy.specific.versions) == [2, 3]
+    assert dict(config.version_labels) == {"stable": 2, "canary": 3}
+    run("serving-config", BASE, "--label", "stable=9", code=1)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list", "nowhere"],
+        ["list"],
+        ["show", BASE, "one"],
+        ["prune", BASE],
+        ["prune", BASE, "--keep-latest", 0],
+        ["prune", BASE, "--keep-best", 1],
+        ["best", BASE, "--monitor", "loss"],
+        ["serving-config", BASE, "--label", "stable"],
+        ["unknown"],
+    ],
+)
+def test_wrong_usage_is_told(args: list[Any]) -> None:
+    before = tree(BASE)
+    assert "Error: " in run(*args, code=2).stderr
+    assert tree(BASE) == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["show", BASE, 9], ["verify", BASE, 9], ["rollback", BASE, 9], ["publish", "a/1", BASE]],
+)
+def test_what_is_not_there_is_told_in_one_line(args: list[Any]) -> None:
+    error = run(*args, code=1).stderr
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_manifest_is_told() -> None:
+    (BASE / "3" / MANIFEST).write_text("{}")
+    assert "cannot be used" in run("show", BASE, code=1).stderr
+    assert run("list", BASE).stdout.splitlines()[-1].split()[0] == "3"
+
+
+def test_the_command_is_installed_and_imports_no_tensorflow() -> None:
+    script = f"""
+import sys
+from keras_export_callbacks.cli import main
+try:
+    main(["list", {str(BASE)!r}])
+except SystemExit as end:
+    assert end.code == 0
+assert not {{"tensorflow", "keras", "numpy"}} & sys.modules.keys()
+"""
+    assert "loss=0.25" in run_python(script)
+    assert (Path(sys.executable).parent / "keras-exports").exists()
