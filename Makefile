@@ -6,11 +6,11 @@ SOURCES := $(shell find archive keras_export_callbacks -name '*.py') pyproject.t
 .PHONY: test test-fast lint types demo benchmark clean
 
 test: lint types
-	$(BIN)/pytest -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m slow
 
 test-fast: .venv/installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
         self._validated: State | None = None
+        self._is_resumed = False
         self._trial: TrialInfo | None = None
         self._run = ""
         check_base_dir(self.base_dir)
@@ -80,13 +81,13 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         if self.model.built:
             self._exporter.prepare()
         self._epoch = None
-        self._begin(self._moment(logs))
+        self._start(self._moment(logs))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._epoch is None:
             # Again: a callback after this one may have restored an earlier run,
             # as `BackupAndRestore` does when training begins.
-            self._begin(self._moment(logs))
+            self._start(self._moment(logs))
         self._epoch = epoch
         self._validated = None
 
@@ -147,13 +148,18 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             metrics=moment.metrics,
             objective=objective,
             is_wanted=is_wanted,
-            once=True,
+            # A training that is resumed may repeat all that came after its checkpoint;
+            # one that starts anew, what came before it had one.
+            unless="any" if self._is_resumed else "newest",
             validated=validated,
         )
 
+    def _start(self, moment: Moment) -> None:
+        self._is_resumed = moment.step > 0
+        self._begin(moment)
+
     def _begin(self, moment: Moment) -> None:
         """Training starts; may come twice."""
-        raise NotImplementedError
 
     def _consider(self, moment: Moment, validated: State | None = None) -> None:
         """Export if it is time to; what was validated, where the metrics are of that."""

@@ -25,7 +25,7 @@ from .archive.retention import RetentionPolicy
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
-from .publisher import Publisher, Request, State, as_export_error
+from .publisher import Publisher, Request, State, Unless, as_export_error
 from .settings import Endpoints, OnError, Settings
 
 
@@ -154,16 +154,18 @@ class Exporter:
         metrics: Mapping[str, float],
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-        once: bool = False,
+        unless: Unless = None,
         validated: State | None = None,
     ) -> Future[ExportRecord]:
         """`export`, telling also which metric made it happen.
 
         `is_wanted` is asked once more just before publishing, while no other
         process can publish. If it says no, the version is dropped, which is no
-        failure, and the future holds a `SupersededError`. So is one that is to
-        be published `once` when the same one is there already: a training that
-        is resumed from a checkpoint repeats what came after it.
+        failure, and the future holds a `SupersededError`.
+
+        `unless` the newest or any version is of the same moment, with the same
+        variables: then the future holds its record. A training that is resumed
+        from a checkpoint repeats what came after it.
 
         `validated` is what `state` gave when validation began, to be exported
         instead of what there is now.
@@ -197,7 +199,7 @@ class Exporter:
             metrics=metrics,
             objective=objective,
             is_wanted=is_wanted,
-            once=once,
+            unless=unless,
             weights="current" if validated is None else "validated",
             stall_seconds=waited + state.seconds,
         )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, SupersededError
@@ -28,6 +29,9 @@ from .archive.warmup import WARMUP
 from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker
+
+# Which versions, if they are the same, make another superfluous.
+Unless = Literal["newest", "any"] | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Request:
     metrics: Mapping[str, float]
     objective: Objective | None
     is_wanted: Callable[[], bool]
-    once: bool
+    unless: Unless
     weights: Weights
     stall_seconds: float
 
@@ -165,6 +169,9 @@ class Publisher:
         try:
             record = self._publish(state, request, snapshot_time)
             self.exports.append(record)
+        except _PublishedBeforeError as error:
+            self.exports.append(error.record)
+            return error.record
         except SupersededError:
             raise
         except Exception as error:
@@ -223,9 +230,10 @@ class Publisher:
                 f"Not published to '{self._directory.path}': another writer has published a "
                 f"version with a better {record.monitor} than {record.value} in the meantime."
             )
-        others = self._directory.records() if request.once else []
-        if any(_is_same(record, other) for other in others):
-            raise SupersededError(f"Epoch {record.epoch}, step {record.step} is published.")
+        others = self._directory.records() if request.unless else []
+        for other in others[-1:] if request.unless == "newest" else others:
+            if _is_same(record, other):
+                raise _PublishedBeforeError(other)
 
     def _sound_version(self) -> ExportRecord | None:
         """The newest version that files can be linked from, if nothing is wrong with it."""
@@ -264,6 +272,14 @@ class Publisher:
             with suppress(OSError):
                 self._space.close()
             self._space = None
+
+
+class _PublishedBeforeError(SupersededError):
+    """The very version is there already, as `record`."""
+
+    def __init__(self, record: ExportRecord) -> None:
+        super().__init__(f"Published before as '{record.path}'.")
+        self.record = record
 
 
 _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")

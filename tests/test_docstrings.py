@@ -18,6 +18,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in(name: str) -> None:
     results = doctest.testmod(importlib.import_module(name))

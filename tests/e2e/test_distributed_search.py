@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import free_port, run_in_c
-from support.searches import X, exported, random_search
+from support.searches import X, build, exported, random_search
 
 from keras_export_callbacks import ExportDirectory
 from keras_export_callbacks.tuner import ExportTrials, publish_best
@@ -42,7 +42,8 @@ def test_a_chief_and_two_workers() -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, f"{name}: {errors[-2000:]}"
 
-    tuner = random_search(ExportTrials(lambda hp: None), max_trials=6)
+    tuner = random_search(ExportTrials(build), max_trials=6)
+    tuner.oracle.reload()
     found = exported()
     assert set(found) == {(f"trial_{i}", f"execution_{k}") for i in range(6) for k in range(2)}
     for (trial, execution), records in found.items():

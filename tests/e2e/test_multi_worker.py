@@ -87,9 +87,11 @@ def test_the_chief_publishes_what_the_loop_computed() -> None:
     for epoch, version in enumerate(directory.versions()):
         assert directory.verify(version) == []
         stored = list(checkpoint(directory.record(version).path).values())
-        for ours, theirs in zip(values(epoch, 0), values(epoch, 1), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        # Of batch statistics each worker has its own; all else they have in common.
+        for ours in values(epoch, 0):
             assert any(np.array_equal(ours, array) for array in stored)
+        for index in (0, 1, 2, 3, 6, 7):
+            np.testing.assert_array_equal(values(epoch, 0)[index], values(epoch, 1)[index])
     assert sorted(path.name for path in Path("base").iterdir()) == ["1", "2", "3"]
 
 

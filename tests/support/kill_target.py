@@ -73,9 +73,10 @@ def _die_at(step: str, before: bool, count: int) -> None:
         left[0] -= 1
         if left[0] == 0 and before:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(owner, name, fatal)
