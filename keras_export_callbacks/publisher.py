@@ -157,8 +157,9 @@ class Publisher:
 
         In a search, by this attempt of the trial: what another left does not count.
         """
-        attempt = self._trial.attempt if self._trial else None
-        records = [record for record in self._directory.records() if record.attempt == attempt]
+        records = self._directory.records()
+        if self._trial is not None:
+            records = [record for record in records if record.attempt == self._trial.attempt]
         return _best_of(records, objective)
 
     def _summarize(self, run: str, hyperparameters: Mapping[str, Scalar] | None = None) -> None:

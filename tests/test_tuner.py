@@ -15,7 +15,7 @@ from support.searches import X, Y, build, exported, random_search, search
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from keras_export_callbacks import ExportError, ExportEveryN, ExportOnImprove
+from keras_export_callbacks import ExportDirectory, ExportError, ExportEveryN, ExportOnImprove
 from keras_export_callbacks.tuner import ExportTrials, publish_best
 
 pytestmark = [
@@ -179,6 +179,18 @@ def test_a_search_is_resumed_in_another_process() -> None:
     after = exported()
     assert {key: after[key] for key in before} == before
     assert set(after) - set(before) == {("trial_2", "execution_0")}
+
+
+def test_what_a_search_published_is_the_best_that_there_is() -> None:
+    search(random_search(ExportTrials(build)), ExportEveryN("trials", log_dir=None))
+    (winner,) = ExportDirectory("trials/trial_0/execution_0").records()[-1:]
+    ExportDirectory("serving").publish(winner.path)
+    callback = ExportOnImprove("serving", "val_accuracy", log_dir=None)
+    model = build(keras_tuner.HyperParameters())
+    model.optimizer.learning_rate = 0.0
+    model.fit(X[:32], Y[:32], validation_data=(X[300:500], Y[300:500]), verbose=0,
+              callbacks=[callback])  # fmt: skip
+    assert callback.exports == []
 
 
 def test_without_export_trials_it_is_an_error_and_no_trials_are_mixed() -> None:
