@@ -37,7 +37,8 @@ def main() -> None:
 
     print("The callbacks of `fit`, driven by hand:")
     model, step = network()
-    best = ExportOnImprove("served/by_callback", monitor="val_accuracy")
+    # Only of the metrics that a model is compiled with is the direction known.
+    best = ExportOnImprove("served/by_callback", monitor="val_accuracy", mode="max")
     callbacks = keras.callbacks.CallbackList([best], model=model, epochs=EPOCHS)
     callbacks.on_train_begin()
     for epoch in range(EPOCHS):

@@ -39,3 +39,28 @@ def test_own_endpoints() -> None:
     ]
     assert sum(match[1] == match[2] for match in found if match) >= 2
     assert all(found)
+
+
+@pytest.mark.slow
+def test_custom_loop() -> None:
+    by_exporter, by_callback = run("custom_loop.py").split("driven by hand:")
+    assert re.findall(r"epoch (\d), step (\d+)", by_exporter) == [("3", "176"), ("4", "220")]
+    accuracies = [float(text) for text in re.findall(r"'val_accuracy': ([\d.]+)", by_callback)]
+    assert accuracies == sorted(set(accuracies))
+    assert accuracies
+
+
+@pytest.mark.slow
+def test_multi_device() -> None:
+    said = re.search(r"2 replicas; the artifact's accuracy .* is ([\d.]+)", run("multi_device.py"))
+    assert said is not None
+    assert float(said[1]) > 0.6
+
+
+@pytest.mark.slow
+def test_tuner_search() -> None:
+    printed = run("tuner_search.py")
+    assert len(re.findall(r"^trial \d: [\d.]+ at epoch \d", printed, re.MULTILINE)) == 4
+    said, truth = re.findall(r"\[(\d(?:, \d)*)\]", printed)
+    right = sum(a == b for a, b in zip(said.split(", "), truth.split(", "), strict=True))
+    assert right >= 6
