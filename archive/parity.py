@@ -89,6 +89,7 @@ class Probe:
                 calls[endpoint.name].signatures.append(name)
                 continue
             if not is_inference(trace):
+                refused.append(f"Signature '{name}' changes variables or draws random numbers.")
                 continue
             try:
                 arguments = _arguments(trace, sample_inputs)

@@ -118,6 +118,19 @@ def test_a_sample_that_does_not_fit_is_told_before_training(sample: Any, told: s
     assert not ExportDirectory("base").versions()
 
 
+def test_a_model_that_changes_its_state_when_it_is_called_is_told() -> None:
+    noisy = keras.Sequential([keras.Input((FEATURES,)), Noise()])
+    with pytest.raises(ExportError, match="'serve' changes variables or draws random numbers"):
+        exporter(noisy).prepare()
+
+
+class Noise(keras.layers.Layer):
+    """Draws numbers whether or not it is being trained."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + tf.random.normal(tf.shape(inputs))
+
+
 def own(archive: ExportArchive, model: Any) -> None:
     """Endpoints of several inputs, nested outputs, numbers, text, and one that counts calls."""
     standard_endpoints(archive, model)
