@@ -1,41 +1,66 @@
-# Everything runs in .venv, from the installed package, as a user has it.
+# Everything runs in an environment of its own, from the installed package, as a user has it.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+# A file of versions to install, for other ones than the newest.
+CONSTRAINTS := /dev/null
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name '*.py') pyproject.toml README.md
 
-.PHONY: test test-fast lint types demo benchmark clean
+.PHONY: test pytest test-fast test-oldest test-recipes readers lint types demo benchmark dist clean
 
-test: lint types
+test: lint types pytest
+
+pytest: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow"
 	$(BIN)/pytest -n 2 -m slow
 
-test-fast: .venv/installed
+test-fast: lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
-lint: .venv/installed
+# The lower bounds in pyproject.toml.
+test-oldest:
+	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt
+
+# What docs/recipes.md says of other packages; they are large.
+test-recipes: $(VENV)/installed
+	$(PIP) ".[recipes]"
+	$(BIN)/pytest -k test_recipes
+
+# The table of what other programs than TensorFlow make of each kind of model.
+readers: $(VENV)/installed
+	$(PIP) ".[readers]"
+	$(BIN)/pytest tests/e2e/test_readers.py -s
+
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 # Not from here: the package's folder lacks archive/, which installing puts into it.
-types: .venv/installed
-	cd .venv && bin/mypy --config-file ../pyproject.toml -p keras_export_callbacks
+types: $(VENV)/installed
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p keras_export_callbacks
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
 
-benchmark: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check ".[benchmark]"
+benchmark: $(VENV)/installed
+	$(PIP) ".[benchmark]"
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-.venv/dependencies: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check ".[examples,serving,test,tuner]"
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+$(VENV)/dependencies: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint $(CONSTRAINTS) ".[examples,serving,test,tuner]"
 	touch $@
 
-.venv/installed: .venv/dependencies $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	$(PIP) --no-deps --force-reinstall .
 	rm -rf build *.egg-info
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest build dist *.egg-info

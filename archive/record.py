@@ -36,6 +36,9 @@ MANIFEST = "assets.extra/export.json"
 # in the format of `sha256sum`, which can also check it.
 MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 
+# What TensorFlow Serving sends itself when it loads a version.
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+
 # Keys that a manifest has only if there is something to say.
 _OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
 
@@ -255,7 +258,7 @@ def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """`value` from JSON as the type `hint`, or a ValueError naming the place."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin, args = _form(hint)
     if origin in (typing.Union, types.UnionType):
         for kind in args:
             with suppress(ValueError):
@@ -280,6 +283,12 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return value
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ValueError(f"'{where}' is {value!r:.80}, expected {expected}")
+
+
+@functools.cache
+def _form(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is made of; a manifest asks of the same few for each of its files."""
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-WARMUP = "assets.extra/tf_serving_warmup_requests"
+from .record import WARMUP
 
 
 def can_write_requests() -> bool:

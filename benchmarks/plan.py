@@ -44,7 +44,8 @@ class Size:
         others: exports of each other method, in one process.
         processes: for ours, because each has one first export only.
         rounds: of writing the floor, each beside an export of ours.
-        pairs: of blocks of epochs, with and without exports.
+        pairs: of epochs with and without an export of ours; in the first, all is traced.
+        other_pairs: the same for each other method.
         steps: in each epoch.
     """
 
@@ -52,11 +53,12 @@ class Size:
     others: int = 5
     processes: int = 2
     rounds: int = 20
-    pairs: int = 6
+    pairs: int = 21
+    other_pairs: int = 3
     steps: int = 50
 
 
-QUICK = Size(exports=4, others=3, processes=1, rounds=3, pairs=2, steps=10)
+QUICK = Size(exports=4, others=3, processes=1, rounds=3, pairs=4, steps=10)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Job:
     def samples(self, size: Size) -> list[int]:
         """How many exports, rounds or epochs each of its processes measures."""
         if self.subject == EPOCHS:
-            return [size.pairs if self.method == "ours" else 1]
+            return [size.pairs if self.method == "ours" else size.other_pairs]
         if self.method == FLOOR:
             return [size.rounds]
         if self.method == "ours":

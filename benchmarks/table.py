@@ -98,4 +98,7 @@ _EPOCH_COLUMNS: list[Column] = [
     ("epoch without", lambda r: time(r.later("without"))),
     ("epoch with an export", lambda r: time(r.later("with"))),
     ("ratio", lambda r: number(ratio(r.later("with"), r.later("without")))),
+    ("processor without", lambda r: time(r.later("cpu_without"))),
+    ("processor with", lambda r: time(r.later("cpu_with"))),
+    ("ratio", lambda r: number(ratio(r.later("cpu_with"), r.later("cpu_without")))),
 ]

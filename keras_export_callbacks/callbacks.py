@@ -41,14 +41,11 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         self._validated: State | None = None
         self._is_resumed = False
         self._trial: TrialInfo | None = None
-        self._run = ""
         check_base_dir(self.base_dir)
 
     def within(self, trial: TrialInfo) -> None:
         """Export as a part of a search, to a directory of that trial and execution."""
-        parts = [f"trial_{trial.trial}", f"execution_{trial.execution}"]
-        self._run = "/".join([self.base_dir.name, *parts])
-        self.base_dir = self.base_dir / parts[0] / parts[1]
+        self.base_dir = self.base_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
         self._trial = trial
 
     @property
@@ -74,7 +71,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             self._earlier = self.exports
             self._exporter = Exporter(self.base_dir, self.model, **vars(self._settings))
             if self._trial is not None:
-                self._exporter.within(self._trial, self._run)
+                self._exporter.within(self._trial)
             else:
                 _check_no_search()
         self._exporter.report_failures()

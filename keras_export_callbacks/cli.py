@@ -18,13 +18,12 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from . import texts
 from .archive.directory import ExportDirectory
 from .archive.errors import ExportError
 from .archive.objective import Mode
-from .archive.record import EndpointInfo, ExportRecord, TensorInfo
+from .archive.record import WARMUP, ExportRecord
 from .archive.retention import KeepBest, KeepLatest, RetentionPolicy
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class _Group(click.Group):
@@ -214,7 +213,7 @@ def _row(record: ExportRecord | None) -> Iterable[str]:
         "" if record.step is None else str(record.step),
         record.reason,
         "" if record.value is None else f"{record.monitor}={record.value:.6g}",
-        _size(record.bytes),
+        texts.size(record.bytes),
     )
 
 
@@ -228,12 +227,13 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "epoch, step": f"{record.epoch}, {record.step}",
         "weights": record.weights,
         **{f"metric {name}": f"{value:.6g}" for name, value in record.metrics.items()},
-        **{f"endpoint {name}": _signature(info) for name, info in record.endpoints.items()},
+        **{f"endpoint {name}": texts.signature(info) for name, info in record.endpoints.items()},
         **{f"collection {name}": f"{n} variables" for name, n in record.collections.items()},
-        "size": _size(record.bytes),
+        "warm-up requests": "there" if WARMUP in record.files else "none",
+        "size": texts.size(record.bytes),
         **({"shared": shared} if shared else {}),
-        "training waited": f"{1000 * record.stall_seconds:.1f} ms",
-        "written in": f"{record.write_seconds:.2f} s",
+        "training waited": texts.duration(record.stall_seconds),
+        "written in": texts.duration(record.write_seconds),
         "libraries": ", ".join(f"{name} {text}" for name, text in record.libraries.items()),
     }
 
@@ -243,43 +243,23 @@ def _text(content: str) -> Text:
     return Text("".join(char if char.isprintable() else "\ufffd" for char in content))
 
 
-def _signature(info: EndpointInfo) -> str:
-    def described(tensors: Mapping[str, TensorInfo]) -> str:
-        return ", ".join(f"{name}: {_tensor(tensor)}" for name, tensor in tensors.items())
-
-    return f"{described(info.inputs)} → {described(info.outputs)}"
-
-
-def _tensor(info: TensorInfo) -> str:
-    if info.shape is None:
-        return f"{info.dtype}, any shape"
-    return f"{info.dtype}({', '.join('any' if n is None else str(n) for n in info.shape)})"
-
-
 def _shared(base: ExportDirectory, record: ExportRecord) -> str:
     """What a version has in common with others, whose files are links to the same bytes."""
     if not isinstance(record.path, Path):
         return ""
     own = _inodes(record.path)
-    texts = []
+    shared = []
     for version in base.versions():
         if version != record.version:
             common = own.keys() & _inodes(record.path.with_name(str(version))).keys()
             size = sum(own[inode] for inode in common)
-            texts += [f"{_size(size)} with {version}"] if size else []
-    return ", ".join(texts[-5:])
+            shared += [f"{texts.size(size)} with {version}"] if size else []
+    return ", ".join(shared[-5:])
 
 
 def _inodes(version_dir: Path) -> dict[int, int]:
     stats = [path.lstat() for path in version_dir.rglob("*") if path.is_file()]
     return {stat.st_ino: stat.st_size for stat in stats}
-
-
-def _size(count: float) -> str:
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.3g} {_UNITS[unit]}"
 
 
 def _content(record: ExportRecord) -> dict[str, Any]:

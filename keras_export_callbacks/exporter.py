@@ -27,6 +27,10 @@ from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
 from .publisher import Publisher, Request, State, Unless, as_export_error
 from .settings import Endpoints, OnError, Settings
+from .texts import duration
+
+# In seconds; a shorter wait is in the manifest only.
+_NOTICEABLE = 1.0
 
 
 class Exporter:
@@ -104,6 +108,7 @@ class Exporter:
         self._optimizer: Any = None
         self._optimizer_was_built = False
         self._closed = False
+        self._was_noticed = False
         self._publisher = Publisher(self.directory, self._settings)
 
     @property
@@ -111,9 +116,9 @@ class Exporter:
         """The records of all versions published so far, oldest first."""
         return self._publisher.exports
 
-    def within(self, trial: TrialInfo, run: str) -> None:
-        """Export as a part of a search, to a TensorBoard run of that name."""
-        self._publisher.within(trial, run)
+    def within(self, trial: TrialInfo) -> None:
+        """Export as a part of a search."""
+        self._publisher.within(trial)
 
     def export(
         self,
@@ -178,6 +183,7 @@ class Exporter:
             self._publisher.wait_for_room()
             step = steps_taken(self.model) if step is None else step
             waited = time.perf_counter() - start
+            self._notice(waited)
             state = self.state() if validated is None else validated
         except Exception as error:
             failure = as_export_error("The model cannot be exported", error)
@@ -309,6 +315,17 @@ class Exporter:
         for other in failures[1:]:
             warnings.warn(f"Another export failed as well: {other}", stacklevel=3)
         raise failures[0]
+
+    def _notice(self, waited: float) -> None:
+        """Say once that training waited for the write of an earlier version, if one notices."""
+        if waited > _NOTICEABLE and not self._was_noticed:
+            self._was_noticed = True
+            warnings.warn(
+                f"Training waited {duration(waited)} for earlier versions to be written: exports "
+                f"come faster than '{self.directory.path}' takes them. Export less often, or to a "
+                "faster disk.",
+                stacklevel=4,
+            )
 
     def _current_archive(self) -> ExportArchive:
         """The archive, registered anew when the model has another optimizer."""

@@ -7,6 +7,7 @@ write in staging → compare with the model → publish → retention → events
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from . import texts
 from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot
@@ -24,8 +26,7 @@ from .archive.files import FileInfo, KnownFile
 from .archive.objective import Objective
 from .archive.parity import Expected, check
 from .archive.publish import Workspace
-from .archive.record import ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
-from .archive.warmup import WARMUP
+from .archive.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
 from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker
@@ -93,19 +94,12 @@ class Publisher:
         self._space: Workspace | None = None
         self._trial: TrialInfo | None = None
         self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle)
-        base = directory.path
-        self._summaries: SummaryWriter | None = None
-        self._summarize((base.resolve() if isinstance(base, Path) else base).name)
+        self._summaries = self._summary_writer(parts=1)
 
-    def within(self, trial: TrialInfo, run: str) -> None:
-        """Publish as a part of a search.
-
-        Args:
-            trial: what the manifests say of it.
-            run: the name of the TensorBoard run.
-        """
+    def within(self, trial: TrialInfo) -> None:
+        """Publish as a part of a search, to a directory for the trial and the execution."""
         self._trial = trial
-        self._summarize(run, trial.hyperparameters)
+        self._summaries = self._summary_writer(parts=3, hyperparameters=trial.hyperparameters)
 
     def wait_for_room(self) -> None:
         """Return when a state can be submitted without a second one waiting."""
@@ -162,9 +156,14 @@ class Publisher:
             records = [record for record in records if record.attempt == self._trial.attempt]
         return _best_of(records, objective)
 
-    def _summarize(self, run: str, hyperparameters: Mapping[str, Scalar] | None = None) -> None:
-        if self._settings.log_dir is not None:
-            self._summaries = SummaryWriter(self._settings.log_dir, run, hyperparameters)
+    def _summary_writer(
+        self, parts: int, hyperparameters: Mapping[str, Scalar] | None = None
+    ) -> SummaryWriter | None:
+        if self._settings.log_dir is None:
+            return None
+        path = self._directory.path
+        base_dir = str(path.resolve() if isinstance(path, Path) else path)
+        return SummaryWriter(self._settings.log_dir, base_dir, parts, hyperparameters)
 
     def _run(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         try:
@@ -265,7 +264,7 @@ class Publisher:
         if self._settings.on_export is not None:
             self._settings.on_export(record)
         if self._settings.verbose:
-            print(_line(record), flush=True)
+            _say(texts.line(record))
 
     def _idle(self) -> None:
         """Leave no staging behind while there is nothing to write."""
@@ -325,9 +324,7 @@ def as_export_error(what: str, error: Exception) -> ExportError:
     return failure
 
 
-def _line(record: ExportRecord) -> str:
-    value = f" {record.monitor}={record.value:.6g}" if record.value is not None else ""
-    return (
-        f"Exported version {record.version} ({record.reason}{value}) to {record.path}; "
-        f"training waited {1000 * record.stall_seconds:.0f} ms."
-    )
+def _say(line: str) -> None:
+    """Print a line where Keras may be drawing a progress bar, which it goes on with below."""
+    is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
+    print(f"\r\x1b[K{line}" if is_drawn_over else line, flush=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,40 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from . import texts
 from .archive.paths import check_base_dir, is_url, path_text
-from .archive.record import EndpointInfo, ExportRecord, Scalar, TensorInfo
+from .archive.record import ExportRecord, Scalar
+
+# TensorBoard smooths every chart, and a summary cannot tell it not to.
+_POINTS = " One point an export: set smoothing to 0 to read them."
 
 
 class SummaryWriter:
-    """Writes the events of each export to a run of its own.
+    """Writes the events of each export to a run of the base directory.
+
+    The run is called ``exports/`` and the last part of the base directory's path;
+    or as many as tell it from others that have a run already.
 
     Args:
         log_dir: the directory TensorBoard is started with, from `check_log_dir`.
-        run: the run's name below ``exports/``.
+        base_dir: the absolute path of the base directory.
+        parts: how many parts of `base_dir` to call the run by at least.
         hyperparameters: for the HParams dashboard, of a trial of a search.
     """
 
     def __init__(
         self,
         log_dir: str | os.PathLike[str],
-        run: str,
+        base_dir: str,
+        parts: int = 1,
         hyperparameters: Mapping[str, Scalar] | None = None,
     ) -> None:
         self._hyperparameters = hyperparameters
-        self._path = f"{os.fspath(log_dir)}/exports/{run}"
+        self._log_dir = os.fspath(log_dir)
+        self._base_dir = base_dir
+        self._parts = parts
         self._writer: Any = None
+        self._earlier: deque[ExportRecord] = deque(maxlen=10)
 
     def write(self, record: ExportRecord) -> None:
         """Add one export's scalars and summary at its training step, and flush."""
@@ -48,31 +61,57 @@ class SummaryWriter:
 
     def _add(self, record: ExportRecord) -> None:
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self._path)
+            self._writer = tf.summary.create_file_writer(self._run())
             if self._hyperparameters:
                 with self._writer.as_default():
                     known = {k: v for k, v in self._hyperparameters.items() if v is not None}
                     hparams.hparams(known)
         step = record.step if record.step is not None else record.version
-        scalars = {
-            "version": record.version,
-            "stall_seconds": record.stall_seconds,
-            "write_seconds": record.write_seconds,
-            "size_bytes": record.bytes,
-        }
-        if record.monitor is not None and record.value is not None:
-            scalars[record.monitor] = record.value
         with self._writer.as_default(step), tf.summary.record_if(True):
-            for name, value in scalars.items():
-                tf.summary.scalar(f"export/{name}", float(value))
-            tf.summary.text("export/summary", markdown(record))
+            for name, (value, description) in _scalars(record).items():
+                tf.summary.scalar(f"export/{name}", float(value), description=description + _POINTS)
+            tf.summary.text("export/summary", markdown(record, reversed(self._earlier)))
         self._writer.flush()
+        self._earlier.append(record)
+
+    def _run(self) -> str:
+        """The run's directory, where a file says which base directory it is of."""
+        parts = [part for part in self._base_dir.split("/") if part]
+        for count in range(self._parts, max(self._parts, len(parts)) + 1):
+            run = "/".join([self._log_dir, "exports", *parts[-count:]])
+            owner = f"{run}/base_dir.txt"
+            if not tf.io.gfile.exists(owner):
+                tf.io.gfile.makedirs(run)
+                with tf.io.gfile.GFile(owner, "w") as file:
+                    file.write(self._base_dir)
+                break
+            with tf.io.gfile.GFile(owner) as file:
+                if file.read() == self._base_dir:
+                    break
+        return run
 
     def close(self) -> None:
         """Close the events file; the next export opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _scalars(record: ExportRecord) -> dict[str, tuple[float, str]]:
+    """The value and the description of each chart."""
+    scalars = {
+        "version": (record.version, "The number of each version, at the step of its export."),
+        "stall_seconds": (record.stall_seconds, "How long training waited, in seconds."),
+        "write_seconds": (
+            record.write_seconds,
+            "From the end of the snapshot until the version was there, in seconds.",
+        ),
+        "size_bytes": (record.bytes, "All files of the version, also those it shares with others."),
+    }
+    if record.monitor is not None and record.value is not None:
+        text = f"`{record.monitor}` of each version that was exported for it."
+        scalars[record.monitor] = (record.value, text)
+    return scalars
 
 
 def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
@@ -89,34 +128,52 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     return str(path)
 
 
-def markdown(record: ExportRecord) -> str:
-    """A Markdown table that tells what was exported."""
+def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
+    """A Markdown page that tells what was exported, why, and what was before it."""
     rows = {
-        "version": str(record.version),
         "path": f"`{record.path}`",
-        "reason": record.reason,
-        "epoch": "–" if record.epoch is None else str(record.epoch),
-        "step": "–" if record.step is None else str(record.step),
+        "epoch": _number(record.epoch),
+        "step": _number(record.step),
         **{f"metric `{name}`": f"{value:.6g}" for name, value in record.metrics.items()},
-        **{f"endpoint `{name}`": _signature(info) for name, info in record.endpoints.items()},
+        **{
+            f"endpoint `{name}`": texts.signature(info, "`")
+            for name, info in record.endpoints.items()
+        },
         **{f"collection `{name}`": f"{n} variables" for name, n in record.collections.items()},
+        "training waited": texts.duration(record.stall_seconds),
+        "written in": texts.duration(record.write_seconds),
+        "size": texts.size(record.bytes),
     }
-    lines = [f"| {_escaped(name)} | {_escaped(value)} |" for name, value in rows.items()]
-    return "\n".join(["| export | |", "| --- | --- |", *lines])
+    page = [
+        f"### Version {record.version}: {texts.why(record)}",
+        _table([("", ""), *rows.items()]),
+    ]
+    before = [
+        (
+            str(other.version),
+            _number(other.epoch),
+            _number(other.step),
+            texts.why(other),
+            texts.duration(other.stall_seconds),
+            texts.size(other.bytes),
+        )
+        for other in earlier
+    ]
+    if before:
+        titles = ("version", "epoch", "step", "why", "training waited", "size")
+        page += ["#### Before it", _table([titles, *before])]
+    return "\n\n".join(page)
 
 
-def _signature(info: EndpointInfo) -> str:
-    def described(tensors: Any) -> str:
-        return ", ".join(f"`{name}`: {_tensor(tensor)}" for name, tensor in tensors.items())
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as Markdown; the first is the head."""
+    lines = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+    lines.insert(1, f"|{' --- |' * len(rows[0])}")
+    return "\n".join(lines)
 
-    return f"{described(info.inputs)} → {described(info.outputs)}"
 
-
-def _tensor(info: TensorInfo) -> str:
-    if info.shape is None:
-        return f"{info.dtype} of any shape"
-    axes = ", ".join("any" if axis is None else str(axis) for axis in info.shape)
-    return f"{info.dtype} ({axes})"
+def _number(value: int | None) -> str:
+    return "–" if value is None else str(value)
 
 
 def _escaped(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -485,6 +487,34 @@ class TestBoth:
         assert lines[0].startswith(
             f"Exported version 3 (every epoch) to {Path.cwd()}/base/3; training"
         )
+
+
+BAR = """
+from keras_export_callbacks import ExportEveryN
+from support.models import classifier, data
+classifier().fit(*data(), epochs=3, verbose=1, callbacks=[ExportEveryN("base", verbose=1)])
+"""
+
+
+@pytest.mark.slow
+def test_lines_stand_alone_where_a_progress_bar_is_drawn() -> None:
+    terminal, end = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", BAR]
+    with subprocess.Popen(command, env=environment, stdout=end, stderr=subprocess.DEVNULL):
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # The other end is closed.
+            while part := os.read(terminal, 4096):
+                shown += part
+    os.close(terminal)
+    # What a terminal shows: a carriage return goes back, and the code clears the line.
+    lines = [line.rpartition("\x1b[K")[2] for line in shown.decode().split("\r\n")]
+    said = [line for line in lines if "Exported version" in line]
+    assert [line.partition(" (")[0] for line in said] == [
+        f"Exported version {n}" for n in (1, 2, 3)
+    ]
+    assert all(line.endswith("s.") for line in said)
 
 
 def test_warnings_are_errors_here() -> None:

@@ -60,7 +60,7 @@ def test_list_as_json() -> None:
 def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
     run("publish", BASE / "2", BASE)
     text = run("show", BASE, env={"COLUMNS": "200"}).stdout
-    assert "x: float32(any, 3) → output_0: float32, any shape" in text
+    assert "x: float32 (any, 3) → output_0: float32 of any shape" in text
     assert "metric loss" in text
     assert "with 2" in text.split("shared")[1].splitlines()[0]
     assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())

@@ -179,3 +179,12 @@ def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> N
         assert held[0]() is None
         monkeypatch.setattr(ExportArchive, "write", write)
         assert exporter.export().result().version == 1
+
+
+def test_a_wait_that_one_notices_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keras_export_callbacks.exporter._NOTICEABLE", -1.0)
+    with Exporter("base", classifier(), log_dir=None) as exporter:
+        with pytest.warns(UserWarning, match="waited .* Export less often") as said:
+            exporter.export()
+        exporter.export()
+    assert [warning.filename for warning in said] == [__file__]

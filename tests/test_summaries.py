@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.models import classifier, data
+from support.processes import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -65,13 +67,19 @@ def test_scalars_and_summary_at_the_training_step() -> None:
             (record.step, pytest.approx(getattr(record, name), rel=1e-6)) for record in records
         ]
     summary = events("export/summary")[0][1]
-    assert summary.startswith("| export | |\n| --- | --- |\n| version | 1 |\n")
+    value = f"{records[0].value:.6g}"
+    assert summary.startswith(f"### Version 1: improved, val_loss={value}\n\n| ")
+    assert "Before it" not in summary
     assert f"| path | `{Path.cwd()}/base/1` |" in summary
     assert (
         "| endpoint `serve` | `inputs`: float32 (any, 4) → `output_0`: float32 (any, 3) |"
         in summary
     )
-    assert f"| metric `val_loss` | {records[0].value:.6g} |" in summary
+    assert f"| metric `val_loss` | {value} |" in summary
+    later = events("export/summary")[1][1]
+    before = later.partition("#### Before it\n\n")[2].splitlines()
+    assert before[0] == "| version | epoch | step | why | training waited | size |"
+    assert before[2].startswith(f"| 1 | 0 | {steps[0]} | improved, val_loss={value} | ")
 
 
 def test_no_log_dir_writes_no_events() -> None:
@@ -98,34 +106,38 @@ def test_a_failed_export_leaves_no_success_events() -> None:
 @pytest.mark.slow
 def test_a_real_tensorboard_shows_them() -> None:
     records = export()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs", "--port", str(port)]
+    with tensorboard() as url:
+        plugin = f"{url}/data/plugin"
+        shown = poll(f"{plugin}/scalars/tags")
+        assert set(shown) == {"exports/base"}
+        assert set(shown["exports/base"]) == tags() - {"export/summary"}
+        points = poll(f"{plugin}/scalars/scalars?run=exports/base&tag=export/version")
+        assert [point[1:] for point in points] == [
+            [record.step, float(record.version)] for record in records
+        ]
+        texts = poll(f"{plugin}/text/text?run=exports/base&tag=export/summary")
+        assert [text["step"] for text in texts] == [record.step for record in records]
+        assert "<table>" in texts[0]["text"]
+
+
+@contextlib.contextmanager
+def tensorboard() -> Iterator[str]:
+    """The address of a TensorBoard that shows `logs`."""
+    port = str(free_port())
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs", "--port", port]
     with subprocess.Popen(
         [*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            root = f"http://127.0.0.1:{port}/data/plugin"
-            shown = poll(server, f"{root}/scalars/tags")
-            assert set(shown) == {"exports/base"}
-            assert set(shown["exports/base"]) == tags() - {"export/summary"}
-            points = poll(server, f"{root}/scalars/scalars?run=exports/base&tag=export/version")
-            assert [point[1:] for point in points] == [
-                [record.step, float(record.version)] for record in records
-            ]
-            texts = poll(server, f"{root}/text/text?run=exports/base&tag=export/summary")
-            assert [text["step"] for text in texts] == [record.step for record in records]
-            assert "<table>" in texts[0]["text"]
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
 
 
-def poll(server: subprocess.Popen[bytes], url: str) -> Any:
+def poll(url: str) -> Any:
     """The JSON at `url`, once the server runs and has read the events."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert server.poll() is None, "TensorBoard ended"
         try:
             with urllib.request.urlopen(url) as response:
                 if content := json.load(response):
@@ -134,3 +146,14 @@ def poll(server: subprocess.Popen[bytes], url: str) -> Any:
             pass
         time.sleep(0.2)
     raise AssertionError(f"Nothing at {url}")
+
+
+def test_directories_of_one_name_have_runs_of_their_own() -> None:
+    model = classifier()
+    for base in ("one/best", "other/best", "best", "one/best"):
+        model.fit(*data(), verbose=0, callbacks=[ExportEveryN(base)])
+    runs = {"one/best": "best", "other/best": "other/best", "best": f"{Path.cwd().name}/best"}
+    versions = {
+        base: len(events("export/version", Path("logs/exports", run))) for base, run in runs.items()
+    }
+    assert versions == {"one/best": 2, "other/best": 1, "best": 1}

@@ -58,6 +58,32 @@ def test_multi_device() -> None:
 
 
 @pytest.mark.slow
+def test_fine_tuning() -> None:
+    printed = run("fine_tuning.py")
+    sizes = re.findall(r"^(\d)        (\d+) kB +(\d+) kB$", printed, re.MULTILINE)
+    assert [version for version, _, _ in sizes] == ["1", "2", "3", "4", "5"]
+    assert sizes[0][1] == sizes[0][2]
+    assert all(10 * int(new) < int(size) for _, size, new in sizes[1:])
+    assert "of 5 to 9 are right" in printed
+
+
+@pytest.mark.slow
+def test_serving_directory() -> None:
+    said = re.findall(r"version (\d) answers ([\d.]+)%", run("serving_directory.py"))
+    assert [version for version, _ in said] == ["1", "2", "3"]
+    good, bad, again = (float(accuracy) for _, accuracy in said)
+    assert good == again > 80 > 40 > bad
+
+
+@pytest.mark.slow
+def test_resume() -> None:
+    printed = run("resume.py")
+    # What was exported of epoch 4 in the background may not have been published.
+    assert re.search(r"going on from version [45], after epoch [34]\n", printed)
+    assert printed.endswith("the weights are the same, bit for bit\n")
+
+
+@pytest.mark.slow
 def test_tuner_search() -> None:
     printed = run("tuner_search.py")
     assert len(re.findall(r"^trial \d: [\d.]+ at epoch \d", printed, re.MULTILINE)) == 4

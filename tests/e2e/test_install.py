@@ -26,8 +26,11 @@ print(artifact.serve(tf.ones((1, 2))).shape)
 
 @pytest.mark.slow
 def test_a_wheel_installs_into_an_empty_environment() -> None:
-    subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "-o", ".", ROOT], check=True)
-    (wheel,) = Path().glob("*.whl")
+    # The wheel is built from the sdist, as for a release.
+    subprocess.run([sys.executable, "-m", "build", "-q", "-o", ".", ROOT], check=True)
+    (wheel,), (sdist,) = Path().glob("*.whl"), Path().glob("*.tar.gz")
+    twine = [sys.executable, "-m", "twine", "check", "--strict", wheel, sdist]
+    subprocess.run(twine, check=True, stdout=subprocess.DEVNULL)
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in packed if not name.endswith(".dist-info")} == {
         "keras_export_callbacks"

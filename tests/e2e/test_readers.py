@@ -32,6 +32,23 @@ def in_c(path: str, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return run_apart(path, [("serve", batch) for batch in inputs])
 
 
+def in_openvino(path: str, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    openvino = pytest.importorskip("openvino")
+    model = openvino.convert_model(path)  # The signature `serving_default`, which is `serve`.
+    # By itself it may compute in bfloat16 where the processor has that.
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = [compiled(batch) for batch in inputs]
+    return [{key.any_name: value for key, value in result.items()} for result in results]
+
+
+def in_litert(path: str, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["serve"])
+    interpreter = interpreters.Interpreter(model_content=converter.convert())
+    serve = interpreter.get_signature_runner("serve")
+    return [serve(**batch) for batch in inputs]
+
+
 READERS: dict[str, Callable[..., Any]] = {"Python": in_python, "C library": in_c}
 
 
@@ -115,3 +132,16 @@ def test_recurrent_layers_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used
     assert not any("cudnn" in op.lower() for op in used)
     assert [layer.use_cudnn for layer in model.layers] == ["auto", "auto"]
+
+
+def test_nothing_is_left_to_be_compiled_by_the_server() -> None:
+    """Training with `jit_compile` leaves no mark, which a server without XLA would refuse."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    model.compile("adam", "mse", jit_compile=True)
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=np.ones((2, 4), "float32"))
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0, callbacks=[callback])
+    graph = tf.saved_model.load("base/1").signatures["serve"].graph.as_graph_def()
+    functions = graph.library.function
+    attributes = [item.attr for function in functions for item in [function, *function.node_def]]
+    assert attributes
+    assert not any(attribute["_XlaMustCompile"].b for attribute in attributes)

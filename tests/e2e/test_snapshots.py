@@ -64,13 +64,14 @@ def test_snapshots_stay_as_they_were(
 MIRRORED = """
 import sys, threading
 import tensorflow as tf
+devices = int(sys.argv[1])
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 import keras, numpy as np
 from support.models import classifier, data, state
 from keras_export_callbacks import ExportArchive, Exporter
 
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+with tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope():
     model = classifier(jit_compile=False)
 x, y = data(64)
 go_on, write = threading.Event(), ExportArchive.write
@@ -89,8 +90,9 @@ exporter.close()
 
 
 @pytest.mark.slow
-def test_snapshots_under_mirrored_strategy_stay_as_they_were() -> None:
-    run_python(MIRRORED)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_snapshots_under_mirrored_strategy_stay_as_they_were(devices: int) -> None:
+    run_python(MIRRORED, str(devices))
     x, _ = data(64)
     for version, name in [(2, "first"), (3, "second")]:
         with np.load(f"{name}.npz") as then:

@@ -1,0 +1,85 @@
+"""A training that is killed, and goes on from its newest version as if nothing had happened.
+
+Run it with ``python examples/resume.py`` after ``pip install
+"keras-export-callbacks[examples]"``; it takes about half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+from keras_export_callbacks import ExportDirectory, ExportEveryN, restore
+
+EPOCHS = 8
+
+
+def main() -> None:
+    print("Training in another process, which is killed in epoch 5:", flush=True)
+    killed = subprocess.run([sys.executable, __file__, "--killed"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    print("\nStarted again:")
+    resumed = train("served/resumed")
+    print("\nIn one go, for comparison:")
+    uninterrupted = train("served/uninterrupted")
+    is_same = all(map(np.array_equal, resumed, uninterrupted))
+    print(f"\nthe weights are {'the same, bit for bit' if is_same else 'different'}")
+
+
+def train(base_dir: str, *more: keras.callbacks.Callback) -> list[Any]:
+    """Train to the last epoch, from the newest version if there is one; the weights."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((64,), name="pixels"),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+    first_epoch = 0
+    newest = ExportDirectory(base_dir).latest()
+    if newest is not None:
+        restore(model, newest.path)  # Also the optimizer, and the seed of the dropout.
+        first_epoch = newest.epoch + 1
+        print(f"going on from version {newest.version}, after epoch {newest.epoch}")
+
+    pixels, labels = load_digits(return_X_y=True)
+    model.fit(
+        pixels / 16,
+        labels,
+        initial_epoch=first_epoch,
+        epochs=EPOCHS,
+        shuffle=False,  # A shuffle would depend on how many came before it.
+        verbose=2,
+        callbacks=[ExportEveryN(base_dir, keep=2), *more],
+    )
+    return list(model.get_weights())
+
+
+class Killed(keras.callbacks.Callback):
+    """Ends the process in the middle of an epoch, as a machine that is taken away."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 5:
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    if "--killed" in sys.argv:
+        train("served/resumed", Killed())
+    else:
+        main()

@@ -1,0 +1,60 @@
+"""What people read about an export: in a terminal, in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .archive.record import EndpointInfo, ExportRecord, TensorInfo
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(count: float) -> str:
+    """A number of bytes with three digits.
+
+    >>> size(1234567)
+    '1.23 MB'
+    """
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {_UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits.
+
+    >>> duration(0.00488), duration(12.34)
+    ('4.88 ms', '12.3 s')
+    """
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{1000 * seconds:.3g} ms"
+
+
+def why(record: ExportRecord) -> str:
+    """What made an export happen, such as ``improved, val_loss=0.25``."""
+    if record.value is None:
+        return record.reason
+    return f"{record.reason}, {record.monitor}={record.value:.6g}"
+
+
+def line(record: ExportRecord) -> str:
+    """An export in one line."""
+    return (
+        f"Exported version {record.version} ({why(record)}) to {record.path}; "
+        f"training waited {duration(record.stall_seconds)}."
+    )
+
+
+def signature(info: EndpointInfo, mark: str = "") -> str:
+    """What an endpoint takes and returns; `mark` is put around each name."""
+
+    def described(tensors: Mapping[str, TensorInfo]) -> str:
+        return ", ".join(f"{mark}{name}{mark}: {_tensor(tensors[name])}" for name in tensors)
+
+    return f"{described(info.inputs)} → {described(info.outputs)}"
+
+
+def _tensor(info: TensorInfo) -> str:
+    if info.shape is None:
+        return f"{info.dtype} of any shape"
+    return f"{info.dtype} ({', '.join('any' if n is None else str(n) for n in info.shape)})"

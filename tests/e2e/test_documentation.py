@@ -1,0 +1,67 @@
+"""Every code block of the README and of docs/ runs as it stands, one after the other."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.processes import run_python
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+# In docs/recipes.md, each for a package of its own, which few have.
+RECIPES = {"mlflow": "## MLflow", "wandb": "## Weights & Biases"}
+
+
+def blocks(text: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_readme() -> None:
+    found = blocks(README.read_text())
+    assert len(found) >= 5
+    printed = run_python("\n".join(found))
+    assert "served/classifier/" in printed
+
+
+@pytest.mark.slow
+def test_pages() -> None:
+    """After the README's first block, which makes a model, data and versions."""
+    found = [
+        block for page in PAGES if page.name != "recipes.md" for block in blocks(page.read_text())
+    ]
+    assert len(found) >= 3
+    printed = run_python("\n".join([blocks(README.read_text())[0], *found]))
+    assert "['serve', 'call_training', 'serving_default']" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", RECIPES)
+def test_recipes(package: str) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install '.[recipes]'")
+    page = (ROOT / "docs/recipes.md").read_text()
+    (recipe,) = blocks(page.partition(RECIPES[package])[2].partition("\n## ")[0])
+    run_python("\n".join([blocks(README.read_text())[0], recipe]))
+    if package == "mlflow":
+        logged = {path.parent.name for path in Path("mlruns").rglob("exports/*/saved_model.pb")}
+        assert logged == {path.name for path in Path("served/mlflow").iterdir()} - {".staging"}
+        assert logged
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    pages = [README, ROOT / "CONTRIBUTING.md", *PAGES]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+
+
+def test_tests_that_the_readme_names_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", README.read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
