@@ -7,16 +7,12 @@ checks every field and trusts none.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
 import operator
-import types
-import typing
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +20,7 @@ from .errors import DamagedVersionError
 from .files import FileInfo, read_up_to, regular_size
 from .objective import Mode, Objective
 from .remote import VersionPath
+from .strict_json import as_type, hints_of, parse_json
 from .versions import parse
 
 Weights: TypeAlias = Literal["current", "validated"]
@@ -225,13 +222,7 @@ def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
-        parsed = json.loads(
-            content.decode("utf-8"),
-            parse_constant=_no_constant,
-            parse_float=_finite_float,
-            parse_int=_int64,
-        )
-        return _from_json(parsed, version_dir)
+        return _from_json(parse_json(content), version_dir)
     except (ValueError, RecursionError) as error:
         raise DamagedVersionError(
             f"The manifest '{version_dir / MANIFEST}' cannot be used: {error}."
@@ -241,73 +232,16 @@ def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
 def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, found {type(content).__name__}")
-    if _checked(content.get("schema"), int, "schema") != SCHEMA:
+    if as_type(content.get("schema"), int, "schema") != SCHEMA:
         raise ValueError(f"expected schema {SCHEMA}, found {content['schema']}")
-    hints = _hints(ExportRecord)
+    hints = hints_of(ExportRecord)
     values: dict[str, Any] = {"path": version_dir}
     for field in fields(ExportRecord):
         if field.name in content and field.name != "path":
-            values[field.name] = _checked(content[field.name], hints[field.name], field.name)
+            values[field.name] = as_type(content[field.name], hints[field.name], field.name)
         elif field.name not in values and field.default is MISSING:
             raise ValueError(f"'{field.name}' is missing")
     # A copy may be called anything but another version.
     if values["version"] != (parse(version_dir.name) or values["version"]):
         raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")
     return ExportRecord(**values)
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` from JSON as the type `hint`, or a ValueError naming the place."""
-    origin, args = _form(hint)
-    if origin in (typing.Union, types.UnionType):
-        for kind in args:
-            with suppress(ValueError):
-                return _checked(value, kind, where)
-    elif origin is typing.Literal:
-        if value in args:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_checked(item, args[0], where) for item in value)
-    elif origin is not None:
-        if isinstance(value, dict):
-            return {key: _checked(item, args[1], f"{where}.{key}") for key, item in value.items()}
-    elif isinstance(hint, type) and is_dataclass(hint):
-        hints = _hints(hint)
-        if isinstance(value, dict) and value.keys() == hints.keys():
-            items = {key: _checked(value[key], hints[key], f"{where}.{key}") for key in hints}
-            return hint(**items)
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif type(value) is hint:  # Not isinstance: a bool is no number.
-        return value
-    expected = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise ValueError(f"'{where}' is {value!r:.80}, expected {expected}")
-
-
-@functools.cache
-def _form(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What a type is made of; a manifest asks of the same few for each of its files."""
-    return typing.get_origin(hint), typing.get_args(hint)
-
-
-@functools.cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} does not fit a float")
-    return value
-
-
-def _int64(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise ValueError(f"{text:.80} does not fit an int64")
-    return int(text)

@@ -7,7 +7,6 @@ tells and manages what was published.
 """
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,10 +52,11 @@ __all__ = [
     "standard_endpoints",
 ]
 
-__version__ = _version("keras-export-callbacks")
-
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        # Reading the metadata takes longer than listing a directory.
+        return import_module("importlib.metadata").version("keras-export-callbacks")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)

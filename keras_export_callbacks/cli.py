@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from . import texts
 from .archive.directory import ExportDirectory
@@ -67,12 +65,11 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     if as_json:
         _print_json([_content(records[version]) for version in sorted(records)])
         return
-    table = Table(box=None)
-    for name in ("version", "published", "epoch", "step", "why", "metric", "size"):
-        table.add_column(name, no_wrap=True)
-    for version in base.versions():
-        table.add_row(*map(_text, (str(version), *_row(records.get(version)))))
-    _console().print(table)
+    rows = [("version", "published", "epoch", "step", "why", "metric", "size")]
+    rows += [(str(version), *_row(records.get(version))) for version in base.versions()]
+    title, *lines = _columns(rows)
+    click.secho(title, bold=True)
+    click.echo("\n".join(lines))
 
 
 @main.command()
@@ -85,10 +82,13 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     if as_json:
         _print_json(_content(record))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, box=None)
     for name, value in _described(base, record).items():
-        table.add_row(_text(name), _text(value))
-    _console().print(table)
+        table.add_row(_printable(name), _printable(value))
+    Console(highlight=False, markup=False).print(table)
 
 
 @main.command()
@@ -97,6 +97,9 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 def verify(base: ExportDirectory, version: int | None) -> None:
     """Compare every byte of a VERSION with what was published, by default of all."""
     versions = base.versions() if version is None else [version]
+    from rich.console import Console
+    from rich.progress import track
+
     progress = Console(stderr=True)
     failed = 0
     for number in track(
@@ -238,9 +241,28 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
     }
 
 
-def _text(content: str) -> Text:
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines with columns, of which the widest are cut to fit the terminal."""
+    # Not rich's table: it takes half a second for a thousand rows.
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    gaps = 2 * (len(widths) - 1)
+    room = max(shutil.get_terminal_size((sys.maxsize, 24)).columns - gaps, 4 * len(widths))
+    while sum(widths) > room:
+        widths[widths.index(max(widths))] -= 1
+    for row in cells:
+        yield "  ".join(map(_cut, row, widths)).rstrip()
+
+
+def _cut(cell: str, width: int) -> str:
+    if cell_len(cell) > width:
+        return set_cell_size(cell, width - 1) + "…"
+    return set_cell_size(cell, width)
+
+
+def _printable(content: str) -> str:
     """For the terminal: manifests come from outside, and may hold what it would obey."""
-    return Text("".join(char if char.isprintable() else "\ufffd" for char in content))
+    return "".join(char if char.isprintable() else "\ufffd" for char in content)
 
 
 def _shared(base: ExportDirectory, record: ExportRecord) -> str:
@@ -269,7 +291,3 @@ def _content(record: ExportRecord) -> dict[str, Any]:
 
 def _print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=1))
-
-
-def _console() -> Console:
-    return Console(highlight=False)

@@ -47,7 +47,10 @@ def test_list() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
     assert "loss=0.25" in lines[2]
     assert "no manifest of ours" in lines[4]
-    assert all(len(line) <= 80 for line in lines)
+    narrow = run("list", BASE, env={"COLUMNS": "60"}).stdout.splitlines()
+    assert any(len(line) > 60 for line in lines)
+    assert all(len(line) <= 60 for line in narrow)
+    assert any("…" in line for line in narrow)
 
 
 def test_list_as_json() -> None:

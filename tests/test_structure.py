@@ -30,8 +30,7 @@ LIGHT = [
         f"{ENGINE}.{name}"
         for name in (
             "copying", "directory", "errors", "files", "objective", "paths", "publish", "record",
-            "remote", "retention",
-            "variable_index", "versions",
+            "remote", "retention", "strict_json", "variable_index", "versions",
         )
     ),
 ]  # fmt: skip

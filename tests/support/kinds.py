@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -25,10 +25,13 @@ class Kind:
         rounding: by how much its outputs may differ in an artifact. A graph is
             compiled: operations are fused, which rounds in another way than the
             model does when it is called.
+        unread: what other programs than TensorFlow make of it if not the same,
+            by program.
     """
 
     build: Callable[[], tuple[Any, Any]]
     rounding: float = 0.0
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 def numbers(*shape: int) -> Any:
@@ -153,18 +156,25 @@ def quantized() -> tuple[Any, Any]:
     return model, inputs
 
 
+_LISTS = {"LiteRT": "has no lists of tensors"}
+_TABLES = {"OpenVINO": "has no lookup tables"}
+_FLOATS = {"LiteRT": "multiplies no half-precision matrices"}
+
 KINDS = {
     "dense": Kind(dense),
     "CNN with BatchNormalization": Kind(convolutional, 1e-6),
-    "LSTM": Kind(recurrent(layers.LSTM)),
-    "GRU": Kind(recurrent(layers.GRU)),
+    "LSTM": Kind(recurrent(layers.LSTM), unread=_LISTS),
+    "GRU": Kind(recurrent(layers.GRU), unread=_LISTS),
     "Transformer block": Kind(transformer, 1e-6),
     "several inputs and outputs": Kind(several),
     "subclassed": Kind(subclassed),
-    "TextVectorization": Kind(text),
-    "StringLookup": Kind(looked_up),
+    "TextVectorization": Kind(text, unread=_TABLES | {"LiteRT": "has no StringLower"}),
+    "StringLookup": Kind(looked_up, unread=_TABLES),
     "nested and shared": Kind(nested, 1e-6),
-    "mixed_float16": Kind(mixed("mixed_float16"), 1e-3),
-    "mixed_bfloat16": Kind(mixed("mixed_bfloat16"), 1e-2),
-    "int8": Kind(quantized),
+    "mixed_float16": Kind(mixed("mixed_float16"), 1e-3, _FLOATS),
+    "mixed_bfloat16": Kind(mixed("mixed_bfloat16"), 1e-2, _FLOATS),
+    "int8": Kind(
+        quantized,
+        unread={"OpenVINO": "computes something else", "LiteRT": "multiplies no such matrices"},
+    ),
 }
