@@ -71,6 +71,10 @@ class SummaryWriter:
             for name, (value, description) in _scalars(record).items():
                 tf.summary.scalar(f"export/{name}", float(value), description=description + _POINTS)
             tf.summary.text("export/summary", markdown(record, reversed(self._earlier)))
+            if record.epoch is not None and record.monitor is not None and record.value is not None:
+                # On the chart, and by the step, of Keras's own `TensorBoard` callback.
+                tag = f"epoch_{record.monitor.removeprefix('val_')}"
+                tf.summary.scalar(tag, record.value, record.epoch)
         self._writer.flush()
         self._earlier.append(record)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import pytest
+from playwright.sync_api import expect, sync_playwright
 from support.models import classifier, data
 from support.processes import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +26,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from keras_export_callbacks import ExportError, ExportEveryN, ExportOnImprove, ExportRecord
 
 RUN = Path("logs/exports/base")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def events(tag: str, run: Path = RUN) -> list[tuple[int, Any]]:
@@ -59,6 +64,7 @@ def test_scalars_and_summary_at_the_training_step() -> None:
         "export/write_seconds",
         "export/size_bytes",
         "export/summary",
+        "epoch_loss",
     }
     steps = [record.step for record in records]
     assert events("export/version") == [(step, i + 1) for i, step in enumerate(steps)]
@@ -66,6 +72,7 @@ def test_scalars_and_summary_at_the_training_step() -> None:
         assert events(f"export/{tag}") == [
             (record.step, pytest.approx(getattr(record, name), rel=1e-6)) for record in records
         ]
+    assert [step for step, _ in events("epoch_loss")] == [record.epoch for record in records]
     summary = events("export/summary")[0][1]
     value = f"{records[0].value:.6g}"
     assert summary.startswith(f"### Version 1: improved, val_loss={value}\n\n| ")
@@ -118,6 +125,49 @@ def test_a_real_tensorboard_shows_them() -> None:
         texts = poll(f"{plugin}/text/text?run=exports/base&tag=export/summary")
         assert [text["step"] for text in texts] == [record.step for record in records]
         assert "<table>" in texts[0]["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # In Keras.
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_what_people_see_in_a_browser() -> None:
+    best, every = ExportOnImprove("served/best", "val_loss"), ExportEveryN("served/every", n=2)
+    classifier().fit(
+        *data(),
+        epochs=4,
+        verbose=0,
+        validation_data=data(seed=1),
+        callbacks=[best, every, keras.callbacks.TensorBoard("logs")],
+    )
+    newest = best.last_export
+    assert newest is not None
+    with tensorboard() as url, sync_playwright() as playwright:
+        poll(f"{url}/data/plugin/scalars/tags")
+        expect.set_options(timeout=60_000)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1500, "height": 2500})
+        page.goto(f"{url}/?smoothing=0&tagFilter=epoch_loss%7Cexport#timeseries")
+
+        def card(tag: str) -> Any:
+            return page.locator("scalar-card").filter(has=page.get_by_text(tag, exact=True))
+
+        # The exported versions on the chart that Keras's callback makes.
+        for run in ("exports/best", "validation"):
+            expect(card("epoch_loss")).to_contain_text(run)
+        for run, record in (("exports/best", newest), ("exports/every", every.exports[-1])):
+            row = card("export/version").locator("tb-data-table-content-row", has_text=run)
+            expect(row).to_contain_text(re.compile(rf"{run}\s*{record.version}\s*{record.step}"))
+        for tag in ("val_loss", "stall_seconds", "write_seconds", "size_bytes"):
+            expect(card(f"export/{tag}")).to_contain_text("exports/best")
+        expect(page.locator(".scalars-smoothing input[type=number]")).to_have_value("0")
+
+        page.goto(f"{url}/#text")
+        page.reload()
+        heading = f"Version {newest.version}: improved, val_loss={newest.value:.6g}"
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        expect(page.get_by_role("heading", name="Version 2: every 2 epochs")).to_be_visible()
+        expect(page.get_by_role("cell", name=str(newest.path), exact=True)).to_be_visible()
+        browser.close()
 
 
 @contextlib.contextmanager
