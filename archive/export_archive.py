@@ -371,7 +371,7 @@ class ExportArchive:
             **dict(zip(saved.keys, snapshot.tensors(), strict=True)),
             OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
         }
-        files = self._bundles.write(directory, tensors, earlier)
+        files = self._bundles.write(directory, tensors, saved.steady, earlier)
         files |= {name: file.known.info for name, file in saved.files.items()}
         files[FINGERPRINT] = _write_fingerprint(saved.fingerprint, directory)
         self._last_saved = saved

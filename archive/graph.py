@@ -43,6 +43,9 @@ _RESOURCES = "_all_resources"
 _PARTS = ("keys", "values")
 
 SERVING_DEFAULT = "serving_default"
+
+# The list of variables, if there is one, that optimizers do not change.
+STEADY = "non_trainable_variables"
 FINGERPRINT = "fingerprint.pb"
 
 
@@ -181,6 +184,7 @@ class ServableGraph:
         shutil.rmtree(directory / "variables")
         write_index(directory, self._index(keys))
         files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
+        key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
         fingerprint = files.pop(FINGERPRINT)
         fingerprint.known.path.unlink()
         return SavedGraph(
@@ -188,6 +192,7 @@ class ServableGraph:
             fingerprint=fingerprint.content,
             object_graph=object_graph,
             keys=keys,
+            steady=frozenset(key_of[id(item)] for item in self.lists.get(STEADY, ())),
             endpoints={
                 name: endpoint_info(signature)
                 for name, signature in signature_defs(files["saved_model.pb"].content).items()
@@ -204,6 +209,7 @@ class SavedGraph:
         fingerprint: the contents of `fingerprint.pb`, which names a checkpoint.
         object_graph: the checkpoint's string entry that describes the objects.
         keys: the checkpoint key of each tensor of a snapshot, in its order.
+        steady: those of variables that training is likely to leave as they are.
         endpoints: every signature.
     """
 
@@ -211,6 +217,7 @@ class SavedGraph:
     fingerprint: bytes
     object_graph: bytes
     keys: Sequence[str]
+    steady: frozenset[str]
     endpoints: Mapping[str, EndpointInfo]
 
 

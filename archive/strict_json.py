@@ -80,7 +80,7 @@ def _checker(hint: Any) -> _Checker:
         return _sequence(hint, _checker(args[0]))
     if origin is not None:
         return _mapping(hint, _checker(args[1]))
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return _record(hint, {key: _checker(kind) for key, kind in hints_of(hint).items()})
     if hint is float:
         return _number

@@ -9,7 +9,7 @@ one that is found half changed is split.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class BundleWriter:
         self,
         directory: Path,
         tensors: Mapping[str, tf.Tensor],
+        steady: Collection[str],
         earlier: Callable[[], ExportRecord | None],
     ) -> dict[str, FileInfo]:
         """Write `tensors` by checkpoint key into ``directory/variables``.
@@ -42,6 +43,8 @@ class BundleWriter:
         Args:
             directory: the version to be.
             tensors: what to write.
+            steady: keys that are likely to stay as they are. If there is much
+                of them they get a shard of their own; if they change, no harm is done.
             earlier: gives a version of the same base directory that is sound.
                 It is asked when the last export is not there to be linked.
 
@@ -54,7 +57,7 @@ class BundleWriter:
         target, indexes = directory / DIRECTORY, directory / INDEXES
         parts = target / "parts"
         parts.mkdir(parents=True)
-        shards, groups = self._link(parts, tensors)
+        shards, groups = self._link(parts, tensors, steady)
         for group in groups:
             part = parts / str(len(shards))
             shards.append(write_shard(part, {key: tensors[key] for key in group}))
@@ -77,7 +80,7 @@ class BundleWriter:
         ]
 
     def _link(
-        self, parts: Path, tensors: Mapping[str, tf.Tensor]
+        self, parts: Path, tensors: Mapping[str, tf.Tensor], steady: Collection[str]
     ) -> tuple[list[Shard], list[list[str]]]:
         """Link the shards that can be; return them, and the keys of each shard to write."""
         linked: list[Shard] = []
@@ -98,7 +101,18 @@ class BundleWriter:
         # Strings are encoded on disk, numbers lie there as in memory.
         strings = [key for key in pending if tensors[key].dtype == tf.string]
         numbers = [key for key in pending if tensors[key].dtype != tf.string]
-        return linked, [group for group in [*groups, numbers, strings] if group]
+        groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
+        return linked, [group for group in [*groups, strings] if group]
+
+
+def _apart(
+    keys: list[str], steady: Collection[str], tensors: Mapping[str, tf.Tensor]
+) -> list[list[str]]:
+    """The keys in one group, or in two if what is steady is worth a shard of its own."""
+    sizes = {key: tensors[key].dtype.size * tensors[key].shape.num_elements() for key in keys}
+    if sum(sizes[key] for key in steady) < _WORTH_SPLITTING * sum(sizes.values()):
+        return [keys]
+    return [[key for key in keys if key in steady], [key for key in keys if key not in steady]]
 
 
 def _join(shards: list[Shard], directory: Path) -> list[Shard]:

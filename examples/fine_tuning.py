@@ -53,8 +53,8 @@ def main() -> None:
         print(f"{record.version:<9}{kilobytes(record.bytes):<9}{kilobytes(new_bytes(record))}")
 
     newest = exports.exports[-1]
-    serve = tf.saved_model.load(str(newest.path)).serve
-    right = tf.argmax(serve(x_test), axis=1).numpy() == y_test
+    artifact = tf.saved_model.load(str(newest.path))
+    right = tf.argmax(artifact.serve(x_test), axis=1).numpy() == y_test
     print(f"\nserved by version {newest.version}: {right.mean():.1%} of 5 to 9 are right")
 
 

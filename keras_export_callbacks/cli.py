@@ -65,7 +65,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     if as_json:
         _print_json([_content(records[version]) for version in sorted(records)])
         return
-    rows = [("version", "published", "epoch", "step", "why", "metric", "size")]
+    rows: list[Sequence[str]] = [("version", "published", "epoch", "step", "why", "metric", "size")]
     rows += [(str(version), *_row(records.get(version))) for version in base.versions()]
     title, *lines = _columns(rows)
     click.secho(title, bold=True)
