@@ -7,12 +7,15 @@ stable C API of ``tensorflow/c/c_api.h``, from the library in the TensorFlow whe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,19 +246,29 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
     Raises:
         LoaderError: it cannot be loaded, or a call fails.
     """
-    process = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, *sys.path],
-        input=pickle.dumps((path, calls)),
-        # As on a server without one; and what there is, training needs.
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        check=False,
-    )
     outputs: list[dict[str, Any]] | str
-    try:
-        outputs = pickle.loads(process.stdout)
-    except (EOFError, pickle.UnpicklingError):
-        outputs = process.stderr.decode(errors="replace").strip()[-2000:]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, *sys.path],
+            stdin=subprocess.PIPE,  # Stays open: should this process be killed, that one ends.
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # As on a server without one; and what there is, training needs.
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(pickle.dumps((path, calls)))
+            process.stdin.flush()
+        try:
+            outputs = pickle.loads(process.stdout.read())
+        except (EOFError, pickle.UnpicklingError):
+            process.wait()
+            errors.seek(0)
+            outputs = errors.read().decode(errors="replace").strip()[-2000:]
     if process.returncode or isinstance(outputs, str):
         raise LoaderError(
             f"TensorFlow's C library cannot load or run '{path}': {outputs} "
@@ -275,6 +288,7 @@ serve_calls()
 def serve_calls() -> None:
     """Do what `run_apart` asks for on standard input."""
     path, calls = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         session = Session(path)
         results: Any = [session.run(name, inputs) for name, inputs in calls]
@@ -282,3 +296,8 @@ def serve_calls() -> None:
         results = str(error)
     assert "tensorflow" not in sys.modules
     pickle.dump(results, sys.stdout.buffer)
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # Nothing more comes; it returns when the other end is closed.
+    os._exit(1)

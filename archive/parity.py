@@ -34,6 +34,10 @@ _CHANGES_STATE = re.compile(
 )
 
 
+# How many roundings of the largest value may meet in a small one.
+_SUMS = 128
+
+
 @dataclass(frozen=True)
 class Expected:
     """What the endpoint behind a signature computed live.
@@ -88,13 +92,16 @@ class Probe:
             if endpoint.name in calls:
                 calls[endpoint.name].signatures.append(name)
                 continue
-            if not is_inference(trace):
-                refused.append(f"Signature '{name}' changes variables or draws random numbers.")
+            if problem := _obstacle(trace):
+                refused.append(f"Signature '{name}' {problem}")
                 continue
             try:
                 arguments = _arguments(trace, sample_inputs)
             except (TypeError, ValueError) as error:
-                refused.append(f"Signature '{name}' expects {_specs(trace)}: {error}")
+                refused.append(
+                    f"Signature '{name}' expects {_specs(trace)}, one batch, as the model is "
+                    f"called with: {error}."
+                )
             else:
                 names = [spec.name for spec in tf.nest.flatten(_specs(trace))]
                 call = _Call([name], endpoint, arguments, names, _tolerance(trace))
@@ -102,8 +109,7 @@ class Probe:
         self._calls = list(calls.values())
         if not self._calls:
             raise ExportValueError(
-                "The sample_inputs fit no inference endpoint. Expected one batch, as the model is "
-                f"called with. {' '.join(refused)}"
+                f"No endpoint can be compared on the sample_inputs. {' '.join(refused)}"
             )
 
     def expect(self) -> list[Expected]:
@@ -116,6 +122,22 @@ def is_inference(trace: Any) -> bool:
     graph = trace.graph.as_graph_def()
     functions = [node for function in graph.library.function for node in function.node_def]
     return not any(_CHANGES_STATE.match(node.op) for node in [*graph.node, *functions])
+
+
+def _obstacle(trace: Any) -> str | None:
+    """Why what a trace computes cannot be compared, whatever the sample."""
+    if not is_inference(trace):
+        return (
+            "changes variables or draws random numbers, so that calling it would disturb training. "
+            "Leave the sample_inputs out, or register an endpoint that does not."
+        )
+    for name, output in named_outputs(trace.structured_outputs).items():
+        if not isinstance(output, tf.Tensor):
+            return (
+                f"returns a {type(output).__name__} as '{name}', which no server returns. Return "
+                "dense tensors, such as its `to_tensor()` or its components."
+            )
+    return None
 
 
 def check(directory: Path, expected: Sequence[Expected]) -> dict[str, float]:
@@ -148,8 +170,7 @@ def _output_difference(name: str, expected: Expected, outputs: Mapping[str, Any]
         return _difference(expected.outputs.get(name), outputs.get(name), expected.tolerance)
     except ValueError as error:
         raise ParityError(
-            f"Output '{name}' of signature '{expected.signature}' is not what the model "
-            f"computed: {error}."
+            f"Output '{name}' of signature '{expected.signature}' cannot be published: {error}."
         ) from None
 
 
@@ -170,13 +191,21 @@ def _difference(live: Any, served: Any, tolerance: float) -> float:
             raise ValueError(f"{differ} of its {live.size} values differ")
         return 0.0
     live, served = _wide(live), _wide(served)
-    if not np.all(np.isfinite(live)) or not np.all(np.isfinite(served)):
+    if not np.all(np.isfinite(live)):
+        raise ValueError("the model itself computes a value that is not finite")
+    if not np.all(np.isfinite(served)):
         raise ValueError("it is not finite")
-    largest = float(np.max(np.abs(live - served), initial=0.0))
-    allowed = tolerance * float(np.max(np.abs(live), initial=0.0))
-    if largest > allowed:
-        raise ValueError(f"it differs by up to {largest:.3g}, of which {allowed:.3g} is rounding")
-    return largest
+    differences = np.abs(live - served)
+    # A sum rounds with its largest part, which the largest value may tell of.
+    largest = float(np.max(np.abs(live), initial=0.0))
+    allowed = tolerance * np.abs(live) + min(tolerance, _SUMS * tolerance**2) * largest
+    if np.any(differences > allowed):
+        worst = np.unravel_index(np.argmax(differences - allowed), live.shape)
+        raise ValueError(
+            f"it differs by up to {differences[worst]:.3g} from {live[worst]:.3g}, of which "
+            f"{allowed[worst]:.3g} is rounding"
+        )
+    return float(np.max(differences, initial=0.0))
 
 
 def _arguments(trace: Any, sample_inputs: Any) -> Sequence[Any]:
@@ -188,7 +217,12 @@ def _arguments(trace: Any, sample_inputs: Any) -> Sequence[Any]:
     specs = _specs(trace)
     several = len(specs) > 1 and isinstance(sample_inputs, list | tuple)
     arguments = list(sample_inputs) if several else [sample_inputs]
-    tf.nest.assert_same_structure(list(specs), arguments, check_types=False)
+    try:
+        tf.nest.assert_same_structure(list(specs), arguments, check_types=False)
+    except (TypeError, ValueError):
+        # What TensorFlow says of it prints every value.
+        received = tf.nest.map_structure(_brief, sample_inputs)
+        raise ValueError(f"received {received!s:.200}") from None
     tensors = [
         tf.convert_to_tensor(item, spec.dtype)
         for spec, item in zip(tf.nest.flatten(specs), tf.nest.flatten(arguments), strict=True)
@@ -198,6 +232,13 @@ def _arguments(trace: Any, sample_inputs: Any) -> Sequence[Any]:
             raise ValueError(f"'{spec.name}' is of shape {spec.shape}, received {tensor.shape}")
     packed: Sequence[Any] = tf.nest.pack_sequence_as(list(specs), tensors)
     return packed
+
+
+def _brief(item: Any) -> str:
+    """What an array is, or else the type of a thing."""
+    if hasattr(item, "shape") and hasattr(item, "dtype"):
+        return f"{tf.dtypes.as_dtype(item.dtype).name}{tuple(item.shape)}"
+    return type(item).__name__
 
 
 def _specs(trace: Any) -> tuple[Any, ...]:

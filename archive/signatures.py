@@ -63,6 +63,7 @@ def model_signature(model: keras.Model) -> list[Any]:
     if isinstance(model, keras.Sequential):
         return [_convert(list(model.inputs), "inputs")[0]]
     if (declared := _functional_inputs(model)) is not None:
+        _check_names(declared)
         return [_convert(declared, "inputs")]
     return _called_signature(model)
 
@@ -157,6 +158,19 @@ def _check_dense(spec: keras.KerasTensor) -> None:
             "endpoints of your own through the `endpoints` argument that take its components, "
             "such as values and row splits, and make it of them."
         )
+
+
+def _check_names(declared: Any) -> None:
+    """Raise if inputs are passed by the names of one another."""
+    if not isinstance(declared, Mapping):
+        return
+    for key, tensor in declared.items():
+        name = getattr(tensor, "name", key)
+        if name != key and name in declared:
+            raise ExportValueError(
+                f"The model takes as {key!r} an input that is named {name!r}, as which it takes "
+                "another. Requests would mix them up: name each `keras.Input` as its key."
+            )
 
 
 def _free_batch(shape: Sequence[int | None]) -> list[int | None]:

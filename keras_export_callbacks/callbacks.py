@@ -401,10 +401,13 @@ def _check_no_search() -> None:
     frame: FrameType | None = sys._getframe()
     while tuner is not None and frame is not None:
         if isinstance(frame.f_locals.get("self"), tuner.Tuner):
-            raise ExportError(
+            # Of another error KerasTuner would only take note, and go on to the next trial.
+            kind = type("ExportError", (ExportError, tuner.errors.FatalError), {})
+            raise kind(
                 "An export callback is used in a search of KerasTuner, where every trial would "
                 "export to the same directory. Wrap the hypermodel: "
-                "`keras_export_callbacks.tuner.ExportTrials(build_model)`."
+                "`keras_export_callbacks.tuner.ExportTrials(build_model)`; a tuner of your own "
+                "must fit by `self.hypermodel.fit(hp, model, …)`, and not by `model.fit`."
             )
         frame = frame.f_back
 

@@ -26,8 +26,8 @@ def is_publisher(model: keras.Model) -> bool:
 
 
 def _strategy(model: keras.Model) -> Any:
-    """The strategy that made the model's variables; TensorFlow's default one otherwise."""
-    default = tf.distribute.get_strategy()
+    """The strategy that the model was made under; TensorFlow's default one otherwise."""
+    default = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
     for variable in model.variables:
         return getattr(variable.value, "distribute_strategy", default)
     return default

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.models import IS_OLD_KERAS
 
 from keras_export_callbacks import ExportArchive, ExportError
 
@@ -87,6 +88,8 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_raise_what_keras_raises(mistake: str) -> None:
+    if mistake == "track and add what cannot be called" and IS_OLD_KERAS:
+        pytest.skip("Keras's archive raised something else")
     with pytest.raises(Exception) as keras_raised:  # noqa: PT011 (whatever it is)
         MISTAKES[mistake](keras.export.ExportArchive())
     with pytest.raises(keras_raised.type) as raised:

@@ -97,6 +97,14 @@ def test_nested_dicts_name_inputs_by_their_path() -> None:
     assert set(inputs_of(revived)) == {"left_a", "right_a"}
 
 
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")  # Keras tells of it too.
+def test_inputs_named_like_one_another_are_refused() -> None:
+    first, second = keras.Input((2,), name="b"), keras.Input((2,), name="a")
+    model = keras.Model({"a": first, "b": second}, keras.ops.subtract(first, second))
+    with pytest.raises(ExportError, match="takes as 'a' an input that is named 'b'"):
+        model_signature(model)
+
+
 def test_arguments_are_named_as_in_the_function() -> None:
     revived = export(lambda height, width: height - width, [FREE, FREE])
     assert set(inputs_of(revived)) == {"height", "width"}

@@ -107,3 +107,31 @@ def test_when_a_worker_is_killed_the_other_ends_with_an_error() -> None:
         [] for _ in directory.versions()
     ]
     assert not Path("base/.staging").exists()
+
+
+PARAMETER_SERVER = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+import keras, tensorflow as tf
+from keras_export_callbacks import ExportError, Exporter
+
+spec = tf.train.ClusterSpec(json.loads(sys.argv[2]))
+servers = [tf.distribute.Server(spec, job_name=job) for job in ("worker", "ps")]
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc")
+with tf.distribute.ParameterServerStrategy(resolver).scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+try:
+    Exporter("base", model)
+except ExportError as error:
+    print(error, flush=True)
+os._exit(0)  # The servers have no end.
+"""
+
+
+@pytest.mark.slow
+def test_a_parameter_server_strategy_is_refused() -> None:
+    cluster = {job: [f"127.0.0.1:{free_port()}"] for job in ("worker", "ps")}
+    command = [sys.executable, "-c", PARAMETER_SERVER, json.dumps(sys.path), json.dumps(cluster)]
+    printed = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+    assert "trained under a ParameterServerStrategy" in printed
+    assert not Path("base").exists()

@@ -8,6 +8,9 @@ import keras
 import numpy as np
 
 CLASSES = 3
+# The oldest that the tests run on, by `make test-oldest`.
+IS_OLD_KERAS = keras.__version__.startswith("3.8.")
+
 FEATURES = 4
 
 
