@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 CLASSES = 3
+FEATURES = 4
+
 # The oldest that the tests run on, by `make test-oldest`.
 IS_OLD_KERAS = keras.__version__.startswith("3.8.")
-
-FEATURES = 4
 
 
 def data(rows: int = 32, seed: int = 0) -> tuple[Any, Any]:
