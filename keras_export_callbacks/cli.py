@@ -97,17 +97,13 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 def verify(base: ExportDirectory, version: int | None) -> None:
     """Compare every byte of a VERSION with what was published, by default of all."""
     versions = base.versions() if version is None else [version]
-    from rich.console import Console
-    from rich.progress import track
-
-    progress = Console(stderr=True)
     failed = 0
-    for number in track(
-        versions, "verifying", console=progress, transient=True, disable=not progress.is_terminal
-    ):
-        problems = base.verify(number)
-        failed += bool(problems)
-        click.echo(f"{number}: {'; '.join(problems) or 'sound'}")
+    is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
+    with click.progressbar(versions, file=sys.stderr, hidden=not is_watched) as watched:
+        for number in watched:
+            problems = base.verify(number)
+            failed += bool(problems)
+            click.echo(f"{number}: {'; '.join(problems) or 'sound'}")
     if failed:
         sys.exit(1)
 

@@ -183,7 +183,6 @@ class Exporter:
             self._publisher.wait_for_room()
             step = steps_taken(self.model) if step is None else step
             waited = time.perf_counter() - start
-            self._notice(waited)
             state = self.state() if validated is None else validated
         except Exception as error:
             failure = as_export_error("The model cannot be exported", error)
@@ -193,6 +192,7 @@ class Exporter:
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
             return failed
+        self._notice(waited)
         if not is_publisher(self.model):
             # It had to take part in reading what the workers have in common.
             cancelled: Future[ExportRecord] = Future()
