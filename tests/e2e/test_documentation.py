@@ -37,7 +37,7 @@ def test_pages() -> None:
     ]
     assert len(found) >= 3
     printed = run_python("\n".join([blocks(README.read_text())[0], *found]))
-    assert "['serve', 'call_training', 'serving_default']" in printed
+    assert "['call_training', 'serve', 'serving_default']" in printed
 
 
 @pytest.mark.slow

@@ -92,6 +92,8 @@ def named(sample: Any, names: list[str]) -> dict[str, Any]:
 def test_every_reader_computes_what_the_model_does(
     kind: str, table: dict[tuple[str, str], str]
 ) -> None:
+    if kind == "TextVectorization" and IS_OLD_KERAS:
+        pytest.skip("Keras could not train this model yet")
     keras.utils.set_random_seed(1)
     model, sample = KINDS[kind].build()
     # Published only if the C library computes the same of the sample.
