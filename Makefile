@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name '*.py') pyproject.toml README.md
 
-.PHONY: test pytest test-fast test-oldest test-recipes readers lint types demo benchmark dist clean
+.PHONY: test pytest test-fast test-oldest test-versions test-recipes readers lint types demo benchmark dist clean
 
 test: lint types pytest
 
@@ -21,6 +21,8 @@ test-fast: lint
 # The lower bounds in pyproject.toml.
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt
+
+test-versions: test test-oldest
 
 # What docs/recipes.md says of other packages; they are large.
 test-recipes: $(VENV)/installed

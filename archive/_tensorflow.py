@@ -1,6 +1,6 @@
 """The calls into TensorFlow that have no public way, and the reason for each.
 
-Tried with TensorFlow 2.18 to 2.21; `tests/test_private_calls.py` fails when
+Tried with TensorFlow 2.18 and 2.21; `tests/test_private_calls.py` fails when
 one of them moves. Everything else in this project uses public API.
 """
 
