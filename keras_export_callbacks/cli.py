@@ -30,6 +30,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # Such as by `| head`; click ends quietly.
         except (ExportError, OSError) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(1)
@@ -69,7 +71,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     rows += [(str(version), *_row(records.get(version))) for version in base.versions()]
     title, *lines = _columns(rows)
     click.secho(title, bold=True)
-    click.echo("\n".join(lines))
+    click.echo("\n".join(lines), nl=bool(lines))
 
 
 @main.command()
@@ -223,7 +225,8 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "path": str(record.path),
         "published": f"{record.created} (UTC)",
         "why": record.reason,
-        "epoch, step": f"{record.epoch}, {record.step}",
+        **({} if record.epoch is None else {"epoch": str(record.epoch)}),
+        **({} if record.step is None else {"step": str(record.step)}),
         "weights": record.weights,
         **{f"metric {name}": f"{value:.6g}" for name, value in record.metrics.items()},
         **{f"endpoint {name}": texts.signature(info) for name, info in record.endpoints.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,22 @@ assert not {{"tensorflow", "keras", "numpy"}} & sys.modules.keys()
 """
     assert "loss=0.25" in run_python(script)
     assert (Path(sys.executable).parent / "keras-exports").exists()
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    for version in range(4, 500):
+        (BASE / str(version)).mkdir()
+        (BASE / str(version) / "theirs").touch()
+    command = [sys.executable, "-m", "keras_export_callbacks", "list", BASE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_an_empty_directory_has_no_versions() -> None:
+    Path("empty").mkdir()
+    assert len(run("list", "empty").stdout.splitlines()) == 1
+    assert run("list", "empty", "--json").stdout == "[]\n"
