@@ -157,8 +157,7 @@ class ServableGraph:
                     "found. Call `archive.track(resource)` with it first."
                 )
 
-    def _index(self, keys: Sequence[str]) -> VariableIndex:
-        key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
+    def _index(self, key_of: Mapping[int, str]) -> VariableIndex:
         return {
             name: [
                 replace(info, key=key_of[id(variable)])
@@ -182,9 +181,9 @@ class ServableGraph:
                 f"{sorted(unknown)}. Expected variables and lookup tables only."
             )
         shutil.rmtree(directory / "variables")
-        write_index(directory, self._index(keys))
-        files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
+        write_index(directory, self._index(key_of))
+        files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         fingerprint = files.pop(FINGERPRINT)
         fingerprint.known.path.unlink()
         return SavedGraph(
