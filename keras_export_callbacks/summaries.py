@@ -65,7 +65,8 @@ class SummaryWriter:
             if self._hyperparameters:
                 with self._writer.as_default():
                     known = {k: v for k, v in self._hyperparameters.items() if v is not None}
-                    hparams.hparams(known)
+                    # By itself TensorBoard names a trial by a hash.
+                    hparams.hparams(known, "/".join(self._base_dir.split("/")[-2:]))
         step = record.step if record.step is not None else record.version
         with self._writer.as_default(step), tf.summary.record_if(True):
             for name, (value, description) in _scalars(record).items():

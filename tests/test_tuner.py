@@ -89,6 +89,7 @@ def assert_runs_and_hyperparameters(names: Any, records: Any) -> None:
         assert steps == [record.step for record in records[trial, execution]]
         start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         data = plugin_data_pb2.HParamsPluginData.FromString(start)
+        assert data.session_start_info.group_name == f"{trial}/{execution}"
         shown = data.session_start_info.hparams
         wanted = records[trial, execution][0].hyperparameters
         assert {name: value.number_value for name, value in shown.items()} == wanted
