@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Group(click.Group):
         except BrokenPipeError:
             raise  # Such as by `| head`; click ends quietly.
         except (ExportError, OSError) as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {_printable(str(error))}", err=True)
             ctx.exit(1)
 
 
@@ -42,9 +43,9 @@ def _directory(ctx: click.Context, param: click.Parameter, value: str) -> Export
     try:
         directory = ExportDirectory(value)
     except ExportError as error:
-        raise click.BadParameter(str(error)) from error
+        raise click.BadParameter(_printable(str(error))) from error
     if not directory.path.is_dir():
-        raise click.BadParameter(f"There is no directory '{value}'.")
+        raise click.BadParameter(f"There is no directory '{_printable(value)}'.")
     return directory
 
 
@@ -136,6 +137,8 @@ def prune(
     mode: Mode | None,
 ) -> None:
     """Remove the versions in BASE that no option keeps; never the newest."""
+    if keep_best is None and (monitor is not None or mode is not None):
+        raise click.UsageError("--monitor and --mode go with --keep-best.")
     policies: list[RetentionPolicy] = []
     if keep_latest is not None:
         policies.append(KeepLatest(keep_latest))
@@ -157,7 +160,7 @@ def prune(
 @click.argument("base")
 def publish(source: str, base: str) -> None:
     """Publish a copy of the version directory SOURCE as the next version in BASE."""
-    click.echo(ExportDirectory(base).publish(source).path)
+    click.echo(_printable(str(ExportDirectory(base).publish(source).path)))
 
 
 @main.command()
@@ -165,11 +168,8 @@ def publish(source: str, base: str) -> None:
 @click.argument("version", type=int, required=False)
 def rollback(base: ExportDirectory, version: int | None) -> None:
     """Publish an older VERSION again as the newest, by default the one before it."""
-    versions = base.versions()
-    if version is None and len(versions) < 2:
-        raise ExportError(f"'{base.path}' holds no version before the newest.")
-    chosen = base.record(versions[-2] if version is None else version)
-    click.echo(base.publish(os.fspath(chosen.path)).path)
+    chosen = base.record(_before_newest(base) if version is None else version)
+    click.echo(_printable(str(base.publish(os.fspath(chosen.path)).path)))
 
 
 @main.command("serving-config")
@@ -179,8 +179,10 @@ def rollback(base: ExportDirectory, version: int | None) -> None:
 def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, ...]) -> None:
     """Print a model_config_file for TensorFlow Serving, with version labels."""
     pairs = [label.partition("=") for label in labels]
-    if any(not text or not number.isdecimal() for text, _, number in pairs):
+    if any(not text or not number.isascii() or not number.isdecimal() for text, _, number in pairs):
         raise click.UsageError("Expected --label LABEL=VERSION, such as --label stable=7.")
+    if len({text for text, _, _ in pairs}) < len(pairs):
+        raise click.UsageError("A label can be of one version only.")
     chosen = {text: base.record(int(number)).version for text, _, number in pairs}
     click.echo(_serving_config(base, name or base.path.name, chosen))
 
@@ -198,6 +200,21 @@ def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int])
     return f"model_config_list {{\n  config {{\n{body}\n  }}\n}}"
 
 
+def _before_newest(base: ExportDirectory) -> int:
+    """The version before the newest; before the original of that, if it was rolled back to."""
+    newest = _newest(base)
+    # A copy differs from its original in nothing else.
+    contents = {
+        record.version: replace(record, version=0, created="", path=base.path)
+        for record in base.records()
+    }
+    same = [version for version in contents if contents[version] == contents.get(newest)]
+    earlier = [version for version in base.versions() if version < min(same, default=newest)]
+    if not earlier:
+        raise ExportError(f"'{base.path}' holds no version before the newest.")
+    return earlier[-1]
+
+
 def _newest(base: ExportDirectory) -> int:
     versions = base.versions()
     if not versions:
@@ -207,7 +224,7 @@ def _newest(base: ExportDirectory) -> int:
 
 def _row(record: ExportRecord | None) -> Iterable[str]:
     if record is None:
-        return ("", "", "", "no manifest of ours", "", "")
+        return ("", "", "", "no readable manifest", "", "")
     return (
         record.created[:16].replace("T", " "),
         "" if record.epoch is None else str(record.epoch),

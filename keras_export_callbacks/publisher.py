@@ -123,7 +123,7 @@ class Publisher:
         if self._summaries is not None:
             self._summaries.close()
 
-    def failed(self, what: str, error: Exception) -> ExportError:
+    def failed(self, what: str, error: BaseException) -> ExportError:
         """Note a failure, to be reported on the training thread."""
         failure = as_export_error(what, error)
         self.failures.append(failure)
@@ -247,9 +247,11 @@ class Publisher:
         for step in (self._prune, lambda: self._tell(record)):
             try:
                 step()
-            except Exception as error:
+            except BaseException as error:
                 what = f"Version {record.version} was published, but what follows failed"
                 self.failed(what, error)
+                if not isinstance(error, Exception):
+                    raise  # Such as Ctrl-C; a background thread ends of it, and nothing else.
 
     def _prune(self) -> None:
         try:
@@ -314,7 +316,7 @@ def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
     return moments[0] == moments[1] and variables[0] == variables[1]
 
 
-def as_export_error(what: str, error: Exception) -> ExportError:
+def as_export_error(what: str, error: BaseException) -> ExportError:
     """`error`, or one of ours that says where it came from."""
     if isinstance(error, ExportError):
         return error

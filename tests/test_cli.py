@@ -47,7 +47,7 @@ def test_list() -> None:
     assert lines[0].split() == ["version", "published", "epoch", "step", "why", "metric", "size"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
     assert "loss=0.25" in lines[2]
-    assert "no manifest of ours" in lines[4]
+    assert "no readable manifest" in lines[4]
     narrow = run("list", BASE, env={"COLUMNS": "60"}).stdout.splitlines()
     assert any(len(line) > 60 for line in lines)
     assert all(len(line) <= 60 for line in narrow)
@@ -105,8 +105,12 @@ def test_publish_and_roll_back() -> None:
     assert run("publish", BASE / "2", "served").stdout.strip() == str(Path("served/1").absolute())
     assert run("rollback", BASE).stdout.strip().endswith("base/4")
     assert ExportDirectory(BASE).record(4).metrics == {"loss": 0.25}
-    run("rollback", BASE, 1)
+    # Not to the one that was taken back.
+    assert run("rollback", BASE).stdout.strip().endswith("base/5")
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
+    assert "no version before" in run("rollback", BASE, code=1).stderr
+    run("rollback", BASE, 3)
+    assert ExportDirectory(BASE).record(6).metrics == {"loss": 0.75}
     assert run("verify", BASE).exit_code == 0
     assert "no version before" in run("rollback", "served", code=1).stderr
 
@@ -178,6 +182,13 @@ assert not {{"tensorflow", "keras", "numpy"}} & sys.modules.keys()
 """
     assert "loss=0.25" in run_python(script)
     assert (Path(sys.executable).parent / "keras-exports").exists()
+
+
+def test_paths_are_not_obeyed_by_the_terminal() -> None:
+    write_version(Path("\x1b]0;\x07"), 1)
+    write_version(Path("\x1b]0;\x07"), 2, step=2)
+    said = run("rollback", "\x1b]0;\x07").stdout + run("show", "\x1b]0;\x07", 9, code=1).stderr
+    assert "\x1b" not in said
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -188,3 +188,16 @@ def test_a_wait_that_one_notices_is_said_once(monkeypatch: pytest.MonkeyPatch) -
             exporter.export()
         exporter.export()
     assert [warning.filename for warning in said] == [__file__]
+
+
+def test_what_on_export_raises_is_told_whatever_it_is() -> None:
+    def leave(record: Any) -> None:
+        raise SystemExit(3)
+
+    with (
+        pytest.raises(ExportError, match="was published, but what follows failed: SystemExit: 3"),
+        Exporter("base", classifier(), log_dir=None, on_export=leave) as exporter,
+    ):
+        exporter.export()
+    with pytest.raises(SystemExit):
+        Exporter("other", classifier(), background=False, log_dir=None, on_export=leave).export()
