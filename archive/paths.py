@@ -93,6 +93,12 @@ def _check_local(base_dir: Path, argument: str) -> None:
             f"Received {argument}='{base_dir}', but '{existing}' is not a directory. "
             "Expected a directory, existing or to be made."
         )
+    inside = next((path for path in [base_dir, *base_dir.parents] if _is_ours(path)), None)
+    if inside is not None:
+        raise ExportValueError(
+            f"Received {argument}='{base_dir}', but '{inside}' is a SavedModel or unpublished "
+            "work, to which nothing may be added. Expected a directory of versions."
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ExportValueError(
             f"Received {argument}='{base_dir}', but '{existing}' is not writable by this process. "
@@ -103,3 +109,8 @@ def _check_local(base_dir: Path, argument: str) -> None:
         raise ExportValueError(
             f"Received {argument}='{base_dir}'. Expected names of at most {longest} bytes."
         )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody but a writer of versions may change what is in a directory."""
+    return path.name == ".staging" or os.path.lexists(path / "saved_model.pb")

@@ -145,6 +145,8 @@ def prune(
     if keep_best is not None:
         if monitor is None or mode is None:
             raise click.UsageError("--keep-best goes with --monitor and --mode.")
+        if base.best(monitor, mode) is None:
+            raise ExportError(f"No version in '{base.path}' has the metric {monitor!r}.")
         policies.append(KeepBest(keep_best, monitor=monitor, mode=mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")

@@ -208,3 +208,16 @@ def test_an_empty_directory_has_no_versions() -> None:
     Path("empty").mkdir()
     assert len(run("list", "empty").stdout.splitlines()) == 1
     assert run("list", "empty", "--json").stdout == "[]\n"
+
+
+def test_a_metric_that_no_version_has_removes_nothing() -> None:
+    best = ["--keep-best", 1, "--monitor", "losss", "--mode", "min"]
+    assert "has the metric 'losss'" in run("prune", BASE, *best, code=1).stderr
+    assert ExportDirectory(BASE).versions() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("inside", ["2", "2/variables", ".staging", ".staging/more"])
+def test_nothing_is_published_into_a_version(inside: str) -> None:
+    before = tree(BASE)
+    assert "nothing may be added" in run("publish", BASE / "1", BASE / inside, code=1).stderr
+    assert tree(BASE) == before
