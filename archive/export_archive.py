@@ -16,7 +16,7 @@ from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
 from .endpoint import Endpoint
 from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
-from .graph import FINGERPRINT, SavedGraph, ServableGraph
+from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .identities import Identities
 from .parity import Probe
 from .paths import local_path
@@ -29,7 +29,7 @@ from .snapshot import StateReader
 from .weights import BundleWriter
 
 # The attributes of a revived artifact that hold the variables of what was tracked.
-VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
+VARIABLE_LISTS = ("variables", "trainable_variables", STEADY)
 
 _RESERVED = {*VARIABLE_LISTS, "signatures"}
 

@@ -43,10 +43,10 @@ _RESOURCES = "_all_resources"
 _PARTS = ("keys", "values")
 
 SERVING_DEFAULT = "serving_default"
+FINGERPRINT = "fingerprint.pb"
 
 # The list of variables, if there is one, that optimizers do not change.
 STEADY = "non_trainable_variables"
-FINGERPRINT = "fingerprint.pb"
 
 
 class ServableGraph:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from .errors import ExportTypeError, ExportValueError
+from .publish import STAGING
 from .remote import RemotePath, VersionPath
 
 
@@ -97,7 +98,7 @@ def _check_local(base_dir: Path, argument: str) -> None:
     if inside is not None:
         raise ExportValueError(
             f"Received {argument}='{base_dir}', but '{inside}' is a SavedModel or unpublished "
-            "work, to which nothing may be added. Expected a directory of versions."
+            "work, to which nothing may be added. Expected a directory outside of it."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ExportValueError(
@@ -113,4 +114,4 @@ def _check_local(base_dir: Path, argument: str) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether nobody but a writer of versions may change what is in a directory."""
-    return path.name == ".staging" or os.path.lexists(path / "saved_model.pb")
+    return path.name == STAGING or os.path.lexists(path / "saved_model.pb")

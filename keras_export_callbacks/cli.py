@@ -117,10 +117,7 @@ def verify(base: ExportDirectory, version: int | None) -> None:
 @click.option("--mode", required=True, type=click.Choice(["min", "max"]))
 def best(base: ExportDirectory, monitor: str, mode: Mode) -> None:
     """Print the number of the version in BASE that is best by a metric."""
-    record = base.best(monitor, mode)
-    if record is None:
-        raise ExportError(f"No version in '{base.path}' has the metric {monitor!r}.")
-    click.echo(record.version)
+    click.echo(_best(base, monitor, mode).version)
 
 
 @main.command()
@@ -145,8 +142,7 @@ def prune(
     if keep_best is not None:
         if monitor is None or mode is None:
             raise click.UsageError("--keep-best goes with --monitor and --mode.")
-        if base.best(monitor, mode) is None:
-            raise ExportError(f"No version in '{base.path}' has the metric {monitor!r}.")
+        _best(base, monitor, mode)  # A metric that none has would keep none.
         policies.append(KeepBest(keep_best, monitor=monitor, mode=mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
@@ -202,6 +198,13 @@ def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int])
     return f"model_config_list {{\n  config {{\n{body}\n  }}\n}}"
 
 
+def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
+    record = base.best(monitor, mode)
+    if record is None:
+        raise ExportError(f"No version in '{base.path}' has the metric {monitor!r}.")
+    return record
+
+
 def _before_newest(base: ExportDirectory) -> int:
     """The version before the newest; before the original of that, if it was rolled back to."""
     newest = _newest(base)
@@ -247,9 +250,7 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         **({} if record.epoch is None else {"epoch": str(record.epoch)}),
         **({} if record.step is None else {"step": str(record.step)}),
         "weights": record.weights,
-        **{f"metric {name}": f"{value:.6g}" for name, value in record.metrics.items()},
-        **{f"endpoint {name}": texts.signature(info) for name, info in record.endpoints.items()},
-        **{f"collection {name}": f"{n} variables" for name, n in record.collections.items()},
+        **texts.contents(record),
         "warm-up requests": "there" if WARMUP in record.files else "none",
         "size": texts.size(record.bytes),
         **({"shared": shared} if shared else {}),

@@ -139,12 +139,7 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
         "path": f"`{record.path}`",
         "epoch": _number(record.epoch),
         "step": _number(record.step),
-        **{f"metric `{name}`": f"{value:.6g}" for name, value in record.metrics.items()},
-        **{
-            f"endpoint `{name}`": texts.signature(info, "`")
-            for name, info in record.endpoints.items()
-        },
-        **{f"collection `{name}`": f"{n} variables" for name, n in record.collections.items()},
+        **texts.contents(record, "`"),
         "training waited": texts.duration(record.stall_seconds),
         "written in": texts.duration(record.write_seconds),
         "size": texts.size(record.bytes),

@@ -45,6 +45,21 @@ def line(record: ExportRecord) -> str:
     )
 
 
+def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
+    """What was measured, and what the version holds; `mark` is put around each name."""
+    return {
+        **{f"metric {mark}{name}{mark}": f"{value:.6g}" for name, value in record.metrics.items()},
+        **{
+            f"endpoint {mark}{name}{mark}": signature(info, mark)
+            for name, info in record.endpoints.items()
+        },
+        **{
+            f"collection {mark}{name}{mark}": f"{n} variables"
+            for name, n in record.collections.items()
+        },
+    }
+
+
 def signature(info: EndpointInfo, mark: str = "") -> str:
     """What an endpoint takes and returns; `mark` is put around each name."""
 

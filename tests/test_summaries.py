@@ -113,16 +113,16 @@ def test_a_failed_export_leaves_no_success_events() -> None:
 @pytest.mark.slow
 def test_a_real_tensorboard_shows_them() -> None:
     records = export()
-    with tensorboard() as url:
+    with tensorboard() as (server, url):
         plugin = f"{url}/data/plugin"
-        shown = poll(f"{plugin}/scalars/tags")
+        shown = poll(server, f"{plugin}/scalars/tags")
         assert set(shown) == {"exports/base"}
         assert set(shown["exports/base"]) == tags() - {"export/summary"}
-        points = poll(f"{plugin}/scalars/scalars?run=exports/base&tag=export/version")
+        points = poll(server, f"{plugin}/scalars/scalars?run=exports/base&tag=export/version")
         assert [point[1:] for point in points] == [
             [record.step, float(record.version)] for record in records
         ]
-        texts = poll(f"{plugin}/text/text?run=exports/base&tag=export/summary")
+        texts = poll(server, f"{plugin}/text/text?run=exports/base&tag=export/summary")
         assert [text["step"] for text in texts] == [record.step for record in records]
         assert "<table>" in texts[0]["text"]
 
@@ -141,8 +141,8 @@ def test_what_people_see_in_a_browser() -> None:
     )
     newest = best.last_export
     assert newest is not None
-    with tensorboard() as url, sync_playwright() as playwright:
-        poll(f"{url}/data/plugin/scalars/tags")
+    with tensorboard() as (server, url), sync_playwright() as playwright:
+        poll(server, f"{url}/data/plugin/scalars/tags")
         expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 2500})
@@ -171,23 +171,24 @@ def test_what_people_see_in_a_browser() -> None:
 
 
 @contextlib.contextmanager
-def tensorboard() -> Iterator[str]:
-    """The address of a TensorBoard that shows `logs`."""
+def tensorboard() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A TensorBoard that shows `logs`, and its address."""
     port = str(free_port())
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs", "--port", port]
     with subprocess.Popen(
         [*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield server, f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
 
 
-def poll(url: str) -> Any:
+def poll(server: subprocess.Popen[bytes], url: str) -> Any:
     """The JSON at `url`, once the server runs and has read the events."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
+        assert server.poll() is None, "TensorBoard ended"
         try:
             with urllib.request.urlopen(url) as response:
                 if content := json.load(response):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -121,6 +122,7 @@ def test_every_reader_computes_what_the_model_does(
             found = differences(run)
             table[kind, reader] = f"{found[0]:<11.3g}{found[1]:.3g}"
             assert max(found) <= max(KINDS[kind].rounding, 1e-6)
+    assert Path("moved").exists()
 
 
 def difference(live: Any, served: dict[str, Any]) -> float:
