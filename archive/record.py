@@ -241,6 +241,9 @@ def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
             values[field.name] = as_type(content[field.name], hints[field.name], field.name)
         elif field.name not in values and field.default is MISSING:
             raise ValueError(f"'{field.name}' is missing")
+    for name in ("bytes", "stall_seconds", "write_seconds"):
+        if values[name] < 0:
+            raise ValueError(f"'{name}' is negative")
     # A copy may be called anything but another version.
     if values["version"] != (parse(version_dir.name) or values["version"]):
         raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")

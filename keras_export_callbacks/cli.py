@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 the answer is no, 2 wrong usage.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -22,34 +24,77 @@ from .archive.directory import ExportDirectory
 from .archive.errors import ExportError
 from .archive.objective import Mode
 from .archive.record import WARMUP, ExportRecord
+from .archive.remote import VersionPath
 from .archive.retention import KeepBest, KeepLatest, RetentionPolicy
+from .archive.versions import parse
 
 
 class _Group(click.Group):
     """Says what went wrong in one line."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _errors_in_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _errors_in_one_line():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # Such as by `| head`; click ends quietly.
-        except (ExportError, OSError) as error:
-            click.echo(f"Error: {_printable(str(error))}", err=True)
-            ctx.exit(1)
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+        raise  # A question, and a reader that left, such as by `| head`.
+    except click.UsageError as error:
+        hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
+        _tell(error.format_message() + hint)
+        raise click.exceptions.Exit(error.exit_code) from error
+    except (ExportError, OSError) as error:
+        _tell(str(error))
+        raise click.exceptions.Exit(1) from error
+
+
+def _tell(error: str) -> None:
+    click.echo(f"Error: {_printable(' '.join(error.split()))}", err=True)
 
 
 def _directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
-    """A base directory that is there."""
     try:
-        directory = ExportDirectory(value)
+        return ExportDirectory(value)
     except ExportError as error:
-        raise click.BadParameter(_printable(str(error))) from error
+        raise click.BadParameter(str(error)) from error
+
+
+def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
+    directory = _directory(ctx, param, value)
     if not directory.path.is_dir():
-        raise click.BadParameter(f"There is no directory '{_printable(value)}'.")
+        raise click.BadParameter(f"There is no directory '{value}'.")
     return directory
 
 
-_BASE = click.argument("base", callback=_directory)
+def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -> VersionPath:
+    path = _directory(ctx, param, value).path
+    if parse(path.name) is None:
+        raise click.BadParameter(
+            f"Received '{value}'. Expected the directory of a version, whose name is its number, "
+            "such as 'trials/trial_0/7'."
+        )
+    _existing_directory(ctx, param, str(path.parent))
+    return path
+
+
+def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The versions that complete what was typed."""
+    base = ctx.params.get("base")
+    versions = map(str, base.versions() if isinstance(base, ExportDirectory) else ())
+    return [version for version in versions if version.startswith(incomplete)]
+
+
+_DIRECTORY = click.Path(file_okay=False)
+_BASE = click.argument("base", type=_DIRECTORY, callback=_existing_directory)
+_VERSION = click.argument("version", type=int, required=False, shell_complete=_versions_there)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -57,6 +102,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.version_option(package_name="keras-export-callbacks")
 def main() -> None:
     """Look after a directory of exported model versions."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Where the locale has no arrow, or no ellipsis.
 
 
 @main.command("list")
@@ -77,7 +125,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
 
 @main.command()
 @_BASE
-@click.argument("version", type=int, required=False)
+@_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     """All about one VERSION in BASE, by default the newest."""
@@ -86,20 +134,25 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
         _print_json(_content(record))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(show_header=False, box=None)
+    table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
     for name, value in _described(base, record).items():
         table.add_row(_printable(name), _printable(value))
-    Console(highlight=False, markup=False).print(table)
+    console = Console(width=_width(), highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 @main.command()
 @_BASE
-@click.argument("version", type=int, required=False)
+@_VERSION
 def verify(base: ExportDirectory, version: int | None) -> None:
     """Compare every byte of a VERSION with what was published, by default of all."""
     versions = base.versions() if version is None else [version]
+    if not versions:
+        click.echo(f"There are no versions in '{_printable(str(base.path))}'.")
     failed = 0
     is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
     with click.progressbar(versions, file=sys.stderr, hidden=not is_watched) as watched:
@@ -154,20 +207,19 @@ def prune(
 
 
 @main.command()
-@click.argument("source")
-@click.argument("base")
-def publish(source: str, base: str) -> None:
+@click.argument("source", type=_DIRECTORY, callback=_version_directory)
+@click.argument("base", type=_DIRECTORY, callback=_directory)
+def publish(source: VersionPath, base: ExportDirectory) -> None:
     """Publish a copy of the version directory SOURCE as the next version in BASE."""
-    click.echo(_printable(str(ExportDirectory(base).publish(source).path)))
+    _publish(base, source)
 
 
 @main.command()
 @_BASE
-@click.argument("version", type=int, required=False)
+@_VERSION
 def rollback(base: ExportDirectory, version: int | None) -> None:
     """Publish an older VERSION again as the newest, by default the one before it."""
-    chosen = base.record(_before_newest(base) if version is None else version)
-    click.echo(_printable(str(base.publish(os.fspath(chosen.path)).path)))
+    _publish(base, base.record(_before_newest(base) if version is None else version).path)
 
 
 @main.command("serving-config")
@@ -182,20 +234,36 @@ def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, .
     if len({text for text, _, _ in pairs}) < len(pairs):
         raise click.UsageError("A label can be of one version only.")
     chosen = {text: base.record(int(number)).version for text, _, number in pairs}
-    click.echo(_serving_config(base, name or base.path.name, chosen))
+    name = base.path.name if name is None else name
+    if not name:
+        raise click.UsageError("Expected --name NAME, such as --name classifier.")
+    try:
+        click.echo(_serving_config(base, name, chosen))
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"{error.object!a} is not UTF-8, which a server reads.") from error
 
 
 def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int]) -> str:
     """A `ModelServerConfig` as text (tensorflow_serving/config/model_server_config.proto)."""
-    lines = [f"name: {json.dumps(name)}", f"base_path: {json.dumps(str(base.path))}"]
+    lines = [f"name: {_quoted(name)}", f"base_path: {_quoted(str(base.path))}"]
     lines.append('model_platform: "tensorflow"')
     if labels:
         versions = " ".join(f"versions: {version}" for version in sorted(set(labels.values())))
         lines.append(f"model_version_policy {{ specific {{ {versions} }} }}")
     for label, version in labels.items():
-        lines.append(f"version_labels {{ key: {json.dumps(label)} value: {version} }}")
+        lines.append(f"version_labels {{ key: {_quoted(label)} value: {version} }}")
     body = "\n".join(f"    {line}" for line in lines)
     return f"model_config_list {{\n  config {{\n{body}\n  }}\n}}"
+
+
+def _quoted(text: str) -> str:
+    """A string of protobuf's text format: https://protobuf.dev/reference/protobuf/textformat-spec/."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\')
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
+
+
+def _publish(base: ExportDirectory, source: VersionPath) -> None:
+    click.echo(_printable(str(base.publish(os.fspath(source)).path)))
 
 
 def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
@@ -208,16 +276,21 @@ def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
 def _before_newest(base: ExportDirectory) -> int:
     """The version before the newest; before the original of that, if it was rolled back to."""
     newest = _newest(base)
+    original = min(_same_as(base, newest), default=newest)
+    earlier = [version for version in base.versions() if version < original]
+    if not earlier:
+        raise ExportError(f"'{base.path}' holds no version before the newest.")
+    return earlier[-1]
+
+
+def _same_as(base: ExportDirectory, version: int) -> list[int]:
+    """The versions that are copies of one or its original, and itself; none if it has no record."""
     # A copy differs from its original in nothing else.
     contents = {
         record.version: replace(record, version=0, created="", path=base.path)
         for record in base.records()
     }
-    same = [version for version in contents if contents[version] == contents.get(newest)]
-    earlier = [version for version in base.versions() if version < min(same, default=newest)]
-    if not earlier:
-        raise ExportError(f"'{base.path}' holds no version before the newest.")
-    return earlier[-1]
+    return [number for number in contents if contents[number] == contents.get(version)]
 
 
 def _newest(base: ExportDirectory) -> int:
@@ -242,6 +315,7 @@ def _row(record: ExportRecord | None) -> Iterable[str]:
 
 def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
     shared = _shared(base, record)
+    same = [str(version) for version in _same_as(base, record.version) if version != record.version]
     return {
         "version": str(record.version),
         "path": str(record.path),
@@ -254,6 +328,7 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "warm-up requests": "there" if WARMUP in record.files else "none",
         "size": texts.size(record.bytes),
         **({"shared": shared} if shared else {}),
+        **({"same as": ", ".join(same)} if same else {}),
         "training waited": texts.duration(record.stall_seconds),
         "written in": texts.duration(record.write_seconds),
         "libraries": ", ".join(f"{name} {text}" for name, text in record.libraries.items()),
@@ -266,11 +341,16 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     cells = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     gaps = 2 * (len(widths) - 1)
-    room = max(shutil.get_terminal_size((sys.maxsize, 24)).columns - gaps, 4 * len(widths))
+    room = max(_width() - gaps, 4 * len(widths))
     while sum(widths) > room:
         widths[widths.index(max(widths))] -= 1
     for row in cells:
         yield "  ".join(map(_cut, row, widths)).rstrip()
+
+
+def _width() -> int:
+    """Of the terminal, in columns; where there is none, nothing is too wide."""
+    return shutil.get_terminal_size((1_000_000, 24)).columns
 
 
 def _cut(cell: str, width: int) -> str:

@@ -329,4 +329,5 @@ def as_export_error(what: str, error: BaseException) -> ExportError:
 def _say(line: str) -> None:
     """Print a line where Keras may be drawing a progress bar, which it goes on with below."""
     is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
-    print(f"\r\x1b[K{line}" if is_drawn_over else line, flush=True)
+    # In a file, the bar's line is an open one; Keras's own callbacks begin like that, too.
+    print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)

@@ -469,8 +469,9 @@ class TestBoth:
             "import logging, sys\n"
             "logging.basicConfig(stream=sys.stdout, level=logging.DEBUG)\n"
             "print('begin', flush=True); print('begin', file=sys.stderr, flush=True)\n"
-            "classifier().fit(*data(), epochs=2, verbose=0, callbacks=[\n"
-            "    ExportEveryN('base', verbose=int(sys.argv[1]))])\n"
+            "verbose = int(sys.argv[1])\n"
+            "classifier().fit(*data(), epochs=2, verbose=verbose, callbacks=[\n"
+            "    ExportEveryN('base', verbose=verbose)])\n"
         )
         for verbose in ("0", "1"):
             ran = subprocess.run(
@@ -481,12 +482,16 @@ class TestBoth:
                 check=False,
             )
             assert ran.returncode == 0, ran.stderr
-            lines = ran.stdout.partition("begin\n")[2].splitlines()
+            said = ran.stdout.partition("begin\n")[2]
             assert ran.stderr.partition("begin\n")[2] == ""
-            assert len(lines) == (0 if verbose == "0" else 2)
-        assert lines[0].startswith(
-            f"Exported version 3 (every epoch) to {Path.cwd()}/base/3; training"
-        )
+            assert (said == "") == (verbose == "0")
+        # Each in a line of its own, although Keras's progress is in the same file.
+        lines = [line for line in said.splitlines() if line.startswith("Exported")]
+        assert [line.partition("; training")[0] for line in lines] == [
+            f"Exported version {version} (every epoch) to {Path.cwd()}/base/{version}"
+            for version in (3, 4)
+        ]
+        assert said.count("Exported") == 2
 
 
 BAR = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
     assert "x: float32 (any, 3) → output_0: float32 of any shape" in text
     assert "metric loss" in text
     assert "with 2" in text.split("shared")[1].splitlines()[0]
+    assert re.search(r"^same as +2$", text, re.MULTILINE)
     assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
     assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
 
@@ -132,6 +134,10 @@ def test_serving_config() -> None:
     assert list(config.model_version_policy.specific.versions) == [2, 3]
     assert dict(config.version_labels) == {"stable": 2, "canary": 3}
     run("serving-config", BASE, "--label", "stable=9", code=1)
+    odd = 'ü"\\\n😀'
+    printed = run("serving-config", BASE, "--name", odd, "--label", f"{odd}=2").stdout
+    config = text_format.Parse(printed, config_pb2.ModelServerConfig()).model_config_list.config[0]
+    assert (config.name, dict(config.version_labels)) == (odd, {odd: 2})
 
 
 @pytest.mark.parametrize(
@@ -144,19 +150,29 @@ def test_serving_config() -> None:
         ["prune", BASE, "--keep-latest", 0],
         ["prune", BASE, "--keep-best", 1],
         ["best", BASE, "--monitor", "loss"],
+        ["best", BASE, "--monitor", "loss", "--mode", "most"],
         ["serving-config", BASE, "--label", "stable"],
+        ["serving-config", BASE, "--name", ""],
+        ["serving-config", BASE, "--name", "\udcff"],
+        ["publish", "a/1", BASE],
+        ["publish", BASE, BASE],
+        ["publish", BASE / "1", "b*"],
         ["unknown"],
+        ["--unknown"],
     ],
 )
-def test_wrong_usage_is_told(args: list[Any]) -> None:
+def test_wrong_usage_is_told_in_one_line(args: list[Any]) -> None:
     before = tree(BASE)
-    assert "Error: " in run(*args, code=2).stderr
+    error = run(*args, code=2).stderr
+    assert error.startswith("Error: ")
+    assert re.search(r" Try 'main( [a-z-]+)? --help'.\n$", error)
+    assert error.count("\n") == 1
     assert tree(BASE) == before
 
 
 @pytest.mark.parametrize(
     "args",
-    [["show", BASE, 9], ["verify", BASE, 9], ["rollback", BASE, 9], ["publish", "a/1", BASE]],
+    [["show", BASE, 9], ["verify", BASE, 9], ["rollback", BASE, 9], ["publish", BASE / "9", BASE]],
 )
 def test_what_is_not_there_is_told_in_one_line(args: list[Any]) -> None:
     error = run(*args, code=1).stderr
@@ -204,8 +220,47 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_what_the_locale_lacks_is_replaced(command: str) -> None:
+    shown = run_python(
+        f"from keras_export_callbacks.cli import main; main([{command!r}, {str(BASE)!r}])",
+        PYTHONIOENCODING="ascii",
+    )
+    assert "requested" in shown
+
+
+def test_nothing_is_cut_where_there_is_no_terminal() -> None:
+    deep = Path("long" * 20, "path" * 20)
+    write_version(deep, 1)
+    shown = run_python(
+        f"from keras_export_callbacks.cli import main; main(['show', {str(deep)!r}])", COLUMNS=""
+    )
+    assert str(deep.absolute() / "1") in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("show base ", ["plain,1", "plain,2", "plain,3"]),
+        ("rollback base 2", ["plain,2"]),
+        ("show nowhere ", []),
+        ("list ba", ["dir,ba"]),
+        ("publish ba", ["dir,ba"]),
+    ],
+)
+def test_completion(typed: str, completed: list[str]) -> None:
+    asked = {
+        "_KERAS_EXPORTS_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"keras-exports {typed}",
+        "COMP_CWORD": str(len(typed.split(" "))),
+    }
+    result = CliRunner(env=asked).invoke(main, prog_name="keras-exports")
+    assert result.stdout.split() == completed
+
+
 def test_an_empty_directory_has_no_versions() -> None:
     Path("empty").mkdir()
+    assert run("verify", "empty").stdout.startswith("There are no versions in")
     assert len(run("list", "empty").stdout.splitlines()) == 1
     assert run("list", "empty", "--json").stdout == "[]\n"
 

@@ -33,6 +33,7 @@ from keras_export_callbacks.archive.record import (
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+SECONDS = st.floats(0, allow_infinity=False)
 NAMES = st.text(max_size=8) | st.binary(max_size=8).map(os.fsdecode)
 SCALARS: st.SearchStrategy[Scalar] = st.one_of(st.none(), st.booleans(), INTS, FLOATS, NAMES)
 SHAPES = st.none() | st.lists(st.none() | INTS, max_size=3).map(tuple)
@@ -50,10 +51,10 @@ RECORDS = st.builds(
     metrics=st.dictionaries(NAMES, FLOATS, max_size=3),
     endpoints=st.dictionaries(NAMES, st.builds(EndpointInfo, TENSORS, TENSORS), max_size=2),
     collections=st.dictionaries(NAMES, INTS, max_size=2),
-    bytes=INTS,
+    bytes=st.integers(0, 2**63 - 1),
     graph_reused=st.booleans(),
-    stall_seconds=FLOATS,
-    write_seconds=FLOATS,
+    stall_seconds=SECONDS,
+    write_seconds=SECONDS,
     libraries=st.dictionaries(NAMES, NAMES, max_size=2),
     files=st.dictionaries(NAMES, st.builds(FileInfo, INTS, NAMES), max_size=2),
     weights=st.sampled_from(["current", "validated"]),
@@ -221,6 +222,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "'files.f' is",
     ),
     "nested hyperparameter": ({"hyperparameters": {"a": [1]}}, "'hyperparameters' is {'a'"),
+    "negative size": ({"bytes": -5}, "'bytes' is negative"),
+    "negative time": ({"write_seconds": -0.5}, "'write_seconds' is negative"),
     "other schema": ({"schema": 2}, "expected schema 1, found 2"),
     "bool for the schema": ({"schema": True}, "'schema' is True, expected int"),
     "other version": ({"version": 2}, "it says version 2, its directory '1'"),

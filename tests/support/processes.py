@@ -12,11 +12,11 @@ from typing import Any
 from keras_export_callbacks.archive.c_library import run_apart
 
 
-def run_python(script: str, *args: str) -> str:
+def run_python(script: str, *args: str, **environment: str) -> str:
     """What a fresh interpreter prints when it runs `script`, which must succeed."""
     ran = subprocess.run(
         [sys.executable, "-c", script, *args],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         capture_output=True,
         text=True,
         check=False,
