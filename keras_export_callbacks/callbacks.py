@@ -173,10 +173,11 @@ class ExportEveryN(ExportCallback):
     Args:
         base_dir: the directory of the versions, that a model server polls.
         n: how many units from one export to the next.
-        unit: ``"epoch"``: after epochs n, 2n, …; ``"batch"``: at the first
-            callback at or after every n-th optimizer step, whatever
-            `steps_per_execution` is; ``"second"``: at the first batch that ends
-            n seconds or more after the last export.
+        unit: ``"epoch"``: after epochs n, 2n, … of each fit, as Keras counts
+            them; ``"batch"``: at the first callback at or after every n-th
+            optimizer step, over all fits, whatever `steps_per_execution` is;
+            ``"second"``: at the first batch that ends n seconds or more after
+            the last export.
         endpoints: function ``(archive, model)`` that registers what to export.
         keep: which versions to keep after each export: None for all, an int for
             that many of the newest, or policies combined with ``|``.

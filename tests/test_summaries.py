@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import keras_tuner
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from support.models import classifier, data
@@ -23,7 +24,14 @@ from support.processes import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from keras_export_callbacks import ExportError, ExportEveryN, ExportOnImprove, ExportRecord
+from keras_export_callbacks import (
+    ExportDirectory,
+    ExportError,
+    ExportEveryN,
+    ExportOnImprove,
+    ExportRecord,
+)
+from keras_export_callbacks.tuner import ExportTrials
 
 RUN = Path("logs/exports/base")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -128,7 +136,7 @@ def test_a_real_tensorboard_shows_them() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # In Keras.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # In Keras and KerasTuner.
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_what_people_see_in_a_browser() -> None:
     best, every = ExportOnImprove("served/best", "val_loss"), ExportEveryN("served/every", n=2)
@@ -141,6 +149,14 @@ def test_what_people_see_in_a_browser() -> None:
     )
     newest = best.last_export
     assert newest is not None
+    tuner = keras_tuner.RandomSearch(ExportTrials(trial), "val_loss", 2, directory="search")
+    tuner.search(
+        *data(),
+        epochs=1,
+        verbose=0,
+        validation_data=data(seed=1),
+        callbacks=[ExportOnImprove("trials", "val_loss")],
+    )
     with tensorboard() as (server, url), sync_playwright() as playwright:
         poll(server, f"{url}/data/plugin/scalars/tags")
         expect.set_options(timeout=60_000)
@@ -167,7 +183,23 @@ def test_what_people_see_in_a_browser() -> None:
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         expect(page.get_by_role("heading", name="Version 2: every 2 epochs")).to_be_visible()
         expect(page.get_by_role("cell", name=str(newest.path), exact=True)).to_be_visible()
+
+        page.goto(f"{url}/#hparams")
+        page.reload()
+        table = page.locator("tf-hparams-table-view")
+        shown = ["rate", "export/val_loss", "export/version"]
+        for index in range(2):
+            record = ExportDirectory(f"trials/trial_{index}/execution_0").latest()
+            assert record is not None
+            assert record.value is not None
+            shown += [f"trial_{index}/execution_0", f"{record.value:.5g}"]
+        for text in shown:
+            expect(table.get_by_text(text, exact=True).first).to_be_visible()
         browser.close()
+
+
+def trial(hp: Any) -> Any:
+    return classifier(keras.optimizers.Adam(hp.Choice("rate", [0.001, 0.1])))
 
 
 @contextlib.contextmanager
