@@ -336,15 +336,21 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines with columns, of which the widest are cut to fit the terminal."""
+    """Rows as lines with columns, made to fit the terminal.
+
+    The widest are cut, but no deeper than can be read; rather some are left out.
+    """
     # Not rich's table: it takes half a second for a thousand rows.
-    cells = [[_printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    gaps = 2 * (len(widths) - 1)
-    room = max(_width() - gaps, 4 * len(widths))
+    columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in columns]
+    for spare in ("published", "epoch", "step"):
+        if sum(min(width, 12) + 2 for width in widths) - 2 > _width():
+            index = [column[0] for column in columns].index(spare)
+            del columns[index], widths[index]
+    room = max(_width() - 2 * (len(widths) - 1), 4 * len(widths))
     while sum(widths) > room:
         widths[widths.index(max(widths))] -= 1
-    for row in cells:
+    for row in zip(*columns, strict=True):
         yield "  ".join(map(_cut, row, widths)).rstrip()
 
 

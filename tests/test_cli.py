@@ -49,10 +49,14 @@ def test_list() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
     assert "loss=0.25" in lines[2]
     assert "no readable manifest" in lines[4]
-    narrow = run("list", BASE, env={"COLUMNS": "60"}).stdout.splitlines()
-    assert any(len(line) > 60 for line in lines)
-    assert all(len(line) <= 60 for line in narrow)
+    narrow = run("list", BASE, env={"COLUMNS": "70"}).stdout.splitlines()
+    assert any(len(line) > 70 for line in lines)
+    assert all(len(line) <= 70 for line in narrow)
     assert any("…" in line for line in narrow)
+    narrower = run("list", BASE, env={"COLUMNS": "36"}).stdout.splitlines()
+    assert all(len(line) <= 36 for line in narrower)
+    assert narrower[0].split() == ["version", "why", "metric", "size"]
+    assert narrower[2].split()[-3:] == ["loss=0.25", "286", "B"]
 
 
 def test_list_as_json() -> None:
