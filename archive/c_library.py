@@ -12,6 +12,7 @@ import ctypes
 import importlib.util
 import os
 import pickle
+import select
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,9 @@ _DTYPES = {
     19: "float16", 22: "uint32", 23: "uint64",
 }  # fmt: skip
 _STRING = 7
+
+# In seconds; what takes longer hangs, and would hang training for good.
+LIMIT = 3600
 
 
 class _Output(ctypes.Structure):
@@ -68,11 +72,11 @@ class Session:
         )
         self._check()
         content = meta_graph.contents
-        self.signatures = _signatures(ctypes.string_at(content.data, content.length))
+        self._signatures = _signatures(ctypes.string_at(content.data, content.length))
 
     def run(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of a signature by name, for inputs by name."""
-        wanted, produced = self.signatures[signature]
+        wanted, produced = (_tensors(self._signatures[signature], field) for field in (1, 2))
         if set(inputs) != set(wanted):
             raise LoaderError(f"inputs are {sorted(wanted)}, received {sorted(inputs)}")
         feeds = [self._output(wanted[name][0]) for name in inputs]
@@ -132,7 +136,9 @@ class Session:
                 )
                 for index in range(int(np.prod(shape)))
             ]
-            return np.array(texts, dtype=bytes).reshape(shape)
+            array = np.empty(len(texts), object)  # As bytes, NumPy would drop zeros at their ends.
+            array[:] = texts
+            return array.reshape(shape)
         size = self._tf.TF_TensorByteSize(tensor)
         return np.frombuffer(ctypes.string_at(data, size), _dtype(dtype)).reshape(shape)
 
@@ -151,8 +157,9 @@ def _library() -> Any:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     folder = Path(spec.submodule_search_locations[0])
-    ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    suffix = "2.dylib" if sys.platform == "darwin" else "so.2"
+    ctypes.CDLL(str(folder / f"libtensorflow_framework.{suffix}"), ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(folder / f"libtensorflow_cc.{suffix}"), ctypes.RTLD_GLOBAL)
     pointers = (
         "TF_NewGraph TF_NewSessionOptions TF_NewStatus TF_LoadSessionFromSavedModel "
         "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer"
@@ -184,24 +191,23 @@ def _library() -> Any:
     return library
 
 
-def _signatures(meta_graph: bytes) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Tensor names and dtypes of each signature, out of a `MetaGraphDef`.
+def _signatures(meta_graph: bytes) -> dict[str, bytes]:
+    """The `SignatureDef`s in a `MetaGraphDef`, by name.
 
-    Field numbers are those of tensorflow/core/protobuf/meta_graph.proto.
+    Field numbers here and below are those of tensorflow/core/protobuf/meta_graph.proto.
     """
+    entries = _fields(meta_graph, 5)
+    return {_fields(entry, 1)[0].decode(): _fields(entry, 2)[0] for entry in entries}
+
+
+def _tensors(signature: bytes, field: int) -> dict[str, tuple[str, int]]:
+    """Name and dtype of each input (field 1) or output (2) of a signature, all dense."""
     found = {}
-    for entry in _fields(meta_graph, 5):
-        (name,), (signature,) = _fields(entry, 1), _fields(entry, 2)
-        if not bytes(name).startswith(b"__"):
-            tensors = [dict(map(_tensor_info, _fields(signature, number))) for number in (1, 2)]
-            found[bytes(name).decode()] = (tensors[0], tensors[1])
+    for entry in _fields(signature, field):
+        (key,), (info,) = _fields(entry, 1), _fields(entry, 2)
+        (name,), (dtype,) = _fields(info, 1), _fields(info, 2)
+        found[key.decode()] = (name.decode(), dtype)
     return found
-
-
-def _tensor_info(entry: bytes) -> tuple[str, tuple[str, int]]:
-    (key,), (info,) = _fields(entry, 1), _fields(entry, 2)
-    (name,), (dtype,) = _fields(info, 1), _fields(info, 2)
-    return key.decode(), (name.decode(), dtype)
 
 
 def _fields(message: bytes, wanted: int) -> list[Any]:
@@ -228,7 +234,7 @@ def _wire(message: bytes) -> Iterator[tuple[int, Any]]:
         if kind == 0:
             yield number, varint()
         else:
-            length = {1: 8, 5: 4}.get(kind) or varint() if kind != 2 else varint()
+            length = {1: 8, 5: 4}.get(kind) or varint()
             yield number, message[position : position + length]
             position += length
 
@@ -247,29 +253,39 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
         LoaderError: it cannot be loaded, or a call fails.
     """
     outputs: list[dict[str, Any]] | str
+    reading, writing = os.pipe()
     with (
-        tempfile.TemporaryFile() as errors,
+        open(reading, "rb") as answer,
+        open(writing, "wb") as there,
+        tempfile.TemporaryFile() as said,
         subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, *sys.path],
+            [sys.executable, "-c", _SCRIPT, str(writing), *sys.path],
             stdin=subprocess.PIPE,  # Stays open: should this process be killed, that one ends.
-            stdout=subprocess.PIPE,
-            stderr=errors,
+            # An endpoint may print; what it computed comes another way.
+            stdout=said,
+            stderr=said,
+            pass_fds=[writing],
             # As on a server without one; and what there is, training needs.
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
         ) as process,
     ):
+        there.close()
         assert process.stdin is not None
-        assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(pickle.dumps((path, calls)))
             process.stdin.flush()
+        ready = select.poll()
+        ready.register(answer, select.POLLIN)
+        if not ready.poll(1000 * LIMIT):
+            process.kill()
+            raise LoaderError(f"'{path}' was loaded and run for {LIMIT} seconds, without an end.")
         try:
-            outputs = pickle.loads(process.stdout.read())
+            outputs = pickle.load(answer)
         except (EOFError, pickle.UnpicklingError):
             process.wait()
-            errors.seek(0)
-            outputs = errors.read().decode(errors="replace").strip()[-2000:]
-    if process.returncode or isinstance(outputs, str):
+            said.seek(0)
+            outputs = said.read().decode(errors="replace").strip()[-2000:]
+    if isinstance(outputs, str):
         raise LoaderError(
             f"TensorFlow's C library cannot load or run '{path}': {outputs} "
             f"(exit code {process.returncode})"
@@ -279,14 +295,14 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 
 _SCRIPT = f"""
 import sys
-sys.path[:] = sys.argv[1:]
+sys.path[:] = sys.argv[2:]
 from {__name__} import serve_calls
-serve_calls()
+serve_calls(int(sys.argv[1]))
 """
 
 
-def serve_calls() -> None:
-    """Do what `run_apart` asks for on standard input."""
+def serve_calls(answer: int) -> None:
+    """Do what `run_apart` asks for on standard input, and write it to a file descriptor."""
     path, calls = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -295,7 +311,8 @@ def serve_calls() -> None:
     except Exception as error:
         results = str(error)
     assert "tensorflow" not in sys.modules
-    pickle.dump(results, sys.stdout.buffer)
+    with open(answer, "wb") as file:
+        pickle.dump(results, file)
 
 
 def _end_with_parent() -> None:

@@ -28,9 +28,10 @@ from .warmup import can_write_requests, read_requests, write_requests
 # Operations that change a variable or table, or draw from a generator of their own: an
 # endpoint with one of them is no inference, and calling it would disturb training.
 _CHANGES_STATE = re.compile(
-    r"Assign|Resource(Sparse)?(Apply|Scatter)|LookupTable(Insert|Import|Remove)"
-    r"|Random|TruncatedNormal|ParameterizedTruncated|Multinomial|Rng"
-    r"|Stateful(Random|StandardNormal|TruncatedNormal|Uniform)"
+    r"(?!Stateless).*(Assign|CountUpTo|Resource(Sparse)?(Apply|Scatter)"
+    r"|LookupTable(Insert|Import|Remove)|Enqueue|Dequeue|IteratorGetNext"
+    r"|Random(?!IndexShuffle)|TruncatedNormal|Multinomial|Rng|Stateful(?!PartitionedCall)"
+    r"|NonDeterministicInts|SampleDistorted|CandidateSampler|Fractional(Max|Avg)Pool$)"
 )
 
 
@@ -46,7 +47,7 @@ class Expected:
         signature: the signature's name.
         inputs: what it was given, by the signature's names.
         outputs: what it returned, by the signature's names.
-        tolerance: by how much of an output's largest value rounding may move it.
+        tolerance: by how much of itself rounding may move a value; see `_difference`.
     """
 
     signature: str
@@ -92,7 +93,8 @@ class Probe:
             if endpoint.name in calls:
                 calls[endpoint.name].signatures.append(name)
                 continue
-            if problem := _obstacle(trace):
+            nodes = _nodes(trace)
+            if problem := _obstacle(trace, nodes):
                 refused.append(f"Signature '{name}' {problem}")
                 continue
             try:
@@ -104,7 +106,7 @@ class Probe:
                 )
             else:
                 names = [spec.name for spec in tf.nest.flatten(_specs(trace))]
-                call = _Call([name], endpoint, arguments, names, _tolerance(trace))
+                call = _Call([name], endpoint, arguments, names, _tolerance(nodes))
                 calls[endpoint.name] = call
         self._calls = list(calls.values())
         if not self._calls:
@@ -117,16 +119,18 @@ class Probe:
         return [expected for call in self._calls for expected in call.expected()]
 
 
-def is_inference(trace: Any) -> bool:
-    """Whether calling a trace leaves variables, tables and generators as they were."""
+def _nodes(trace: Any) -> list[Any]:
+    """The operations in a trace and in the functions it calls, as `NodeDef`s."""
     graph = trace.graph.as_graph_def()
-    functions = [node for function in graph.library.function for node in function.node_def]
-    return not any(_CHANGES_STATE.match(node.op) for node in [*graph.node, *functions])
+    return [
+        *graph.node,
+        *(node for function in graph.library.function for node in function.node_def),
+    ]
 
 
-def _obstacle(trace: Any) -> str | None:
+def _obstacle(trace: Any, nodes: Sequence[Any]) -> str | None:
     """Why what a trace computes cannot be compared, whatever the sample."""
-    if not is_inference(trace):
+    if any(_CHANGES_STATE.match(node.op) for node in nodes):
         return (
             "changes variables or draws random numbers, so that calling it would disturb training. "
             "Leave the sample_inputs out, or register an endpoint that does not."
@@ -246,19 +250,21 @@ def _specs(trace: Any) -> tuple[Any, ...]:
     return tuple(positional)
 
 
-def _tolerance(trace: Any) -> float:
+def _tolerance(nodes: Sequence[Any]) -> float:
     """What rounding may do: the root of the resolution of the coarsest numbers in a trace.
 
     Graphs are compiled: what is fused or summed in another order rounds otherwise.
     """
-    kinds: set[Any] = {
-        tensor.dtype.as_numpy_dtype
-        for operation in trace.graph.get_operations()
-        for tensor in operation.outputs
-        if tensor.dtype.is_floating
+    numbers = {
+        number
+        for node in nodes
+        for value in node.attr.values()
+        for number in (value.type, *value.list.type)
+        if number
     }
+    kinds = [kind for kind in map(tf.dtypes.as_dtype, numbers) if kind.is_floating]
     finfo: Any = ml_dtypes.finfo
-    resolutions = [float(finfo(kind).eps) for kind in kinds]
+    resolutions = [float(finfo(kind.as_numpy_dtype).eps) for kind in kinds]
     is_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     if is_tf32 and tf.config.list_logical_devices("GPU"):
         resolutions.append(2.0**-10)  # How NVIDIA's GPUs multiply float32.

@@ -24,7 +24,7 @@ from keras_export_callbacks import (
     ExportEveryN,
     standard_endpoints,
 )
-from keras_export_callbacks.archive import parity
+from keras_export_callbacks.archive import c_library, parity
 from keras_export_callbacks.archive.warmup import WARMUP
 
 SAMPLE, _ = data(rows=5, seed=9)
@@ -253,6 +253,87 @@ def own(archive: ExportArchive, model: Any) -> None:
     archive.add_endpoint("counted", counted, signature)
     archive.add_endpoint("text", text, signature)
     archive.add_endpoint("other", lambda y: -y, [tf.TensorSpec((None, 1, 1), tf.float32, "y")])
+
+
+class Counter(tf.Module):  # type: ignore[misc]
+    """Functions that are no inference, or look like none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = tf.Variable([0.0, 0.0])
+
+    def sliced(self, inputs: Any) -> Any:
+        self.count[0].assign(self.count[0] + 1.0)
+        return inputs
+
+    def drawn(self, inputs: Any) -> Any:
+        return inputs + tf.random.uniform(tf.shape(inputs))
+
+    def drawn_by_seed(self, inputs: Any) -> Any:
+        return inputs + tf.random.stateless_uniform(tf.shape(inputs), (1, 2))
+
+    def printing(self, inputs: Any) -> Any:
+        tf.print("printed", output_stream=sys.stdout)
+        return inputs + self.count[0]
+
+    def ending_in_zeros(self, inputs: Any) -> Any:
+        return tf.strings.join([tf.strings.as_string(inputs), "\0\0"])
+
+    def wrapped(self, inputs: Any) -> Any:
+        half = tf.function(lambda x: tf.cast(tf.cast(x, tf.float16) / 3.0, tf.float32))
+        return half(inputs)
+
+
+def archive_of(module: Counter, *names: str) -> ExportArchive:
+    archive = ExportArchive()
+    archive.track(module)
+    for name in names:
+        spec = tf.TensorSpec((None, FEATURES), tf.float32, "inputs")
+        archive.add_endpoint(name, getattr(module, name), input_signature=[spec])
+    return archive
+
+
+@pytest.mark.parametrize("name", ["sliced", "drawn"])
+def test_what_is_no_inference_is_never_called(name: str) -> None:
+    module = Counter()
+    with pytest.raises(ExportError, match="changes variables or draws random numbers"):
+        archive_of(module, name).probe(SAMPLE)
+    assert module.count.numpy().tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["drawn_by_seed", "printing", "ending_in_zeros", "wrapped"])
+def test_what_is_inference_is_compared(name: str) -> None:
+    archive = archive_of(Counter(), name)
+    expected = archive.probe(SAMPLE).expect()
+    archive.write_out("artifact", verbose=False)
+    differences = parity.check(Path("artifact"), expected)
+    assert set(differences.values()) == {0.0}
+    # Whatever function it is in, what computes coarsely may round coarsely.
+    assert (expected[0].tolerance > 0.01) == (name == "wrapped")
+
+
+def test_what_no_server_returns_leaves_the_others_to_be_compared() -> None:
+    archive = archive_of(Counter(), "printing")
+    archive.add_endpoint(
+        "ragged",
+        lambda x: tf.RaggedTensor.from_tensor(x),
+        input_signature=[tf.TensorSpec((None, FEATURES), tf.float32, "inputs")],
+    )
+    expected = archive.probe(SAMPLE).expect()
+    archive.write_out("artifact", verbose=False)
+    assert parity.check(Path("artifact"), expected)["printing/output_0"] == 0.0
+
+
+def test_an_artifact_that_never_answers_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(c_library, "LIMIT", 0)
+    with exporter(classifier(), on_error="warn") as gated:
+        failed = gated.export().exception()
+        with pytest.warns(UserWarning, match="without an end"):
+            gated.wait()
+    assert isinstance(failed, ExportError)
+    assert not ExportDirectory("base").versions()
 
 
 def test_every_inference_endpoint_that_takes_the_sample_is_compared() -> None:
