@@ -8,7 +8,9 @@ Everything goes through `tf.io.gfile`, which knows local directories as well.
 from __future__ import annotations
 
 import contextlib
+import platform
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -21,9 +23,10 @@ from .versions import next_version, parse
 
 SAVED_MODEL = "saved_model.pb"
 
-# Markers in a version's directory; each writer has one of its own.
+# Markers in a version's directory; each writer has one of its own, that tells its machine.
 _UNFINISHED = ".unfinished-"
 _REMOVED = ".removed-"
+_OURS = f"{_UNFINISHED}{re.sub('[^A-Za-z0-9]', '-', platform.node())}-"
 
 
 def is_version(names: Iterable[str]) -> bool:
@@ -35,8 +38,8 @@ def is_version(names: Iterable[str]) -> bool:
 
 
 def is_marker(name: str) -> bool:
-    """Whether a file in a version's directory is no part of the version."""
-    return name.startswith((_UNFINISHED, _REMOVED))
+    """Whether a file, by its path in a version's directory, is no part of the version."""
+    return "/" not in name and name.startswith((_UNFINISHED, _REMOVED))
 
 
 def publish_by_copying(
@@ -68,7 +71,8 @@ def publish_by_copying(
         _confirm(staged, target, names)
         flush(target)
         (target / SAVED_MODEL).upload(staged / SAVED_MODEL)
-        _confirm(staged, target, [SAVED_MODEL])
+        # All of it: on a file system without locks another writer may have swept it away.
+        _confirm(staged, target, [*names, SAVED_MODEL])
         flush(target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -95,8 +99,9 @@ def sweep_copies(base_dir: RemotePath, is_alone: bool) -> None:
 
     Args:
         base_dir: the base directory.
-        is_alone: whether no other writer can be writing now. Nobody can tell
-            in an object store: what was not finished there stays, and is no version.
+        is_alone: whether no other writer on this machine can be writing now. Nobody
+            can tell of other machines, or in an object store: what was not finished
+            there stays, and is no version.
     """
     for name in base_dir.names():
         if parse(name) is None:
@@ -104,7 +109,8 @@ def sweep_copies(base_dir: RemotePath, is_alone: bool) -> None:
         with contextlib.suppress(OSError):
             names = (base_dir / name).names()
             is_removed = any(item.startswith(_REMOVED) for item in names)
-            if is_removed or (is_alone and not is_version(names)):
+            is_ours = all(item.startswith(_OURS) for item in names if is_marker(item))
+            if is_removed or (is_alone and is_ours and not is_version(names)):
                 remove_in_place(base_dir / name)
             elif is_version(names):
                 for marker in filter(is_marker, names):
@@ -116,7 +122,7 @@ def _claim(base_dir: RemotePath) -> tuple[RemotePath, RemotePath]:
     while True:
         base_dir.mkdir()
         target = base_dir / str(next_version(base_dir.names()))
-        marker = target / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        marker = target / f"{_OURS}{uuid.uuid4().hex}"
         target.mkdir()
         marker.write_bytes(b"")
         # Of two writers that do this at once, the later one sees both markers, or both do.

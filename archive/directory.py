@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from . import publish as publishing
-from .copying import is_marker, is_version
+from .copying import SAVED_MODEL, is_marker, is_version
 from .errors import (
     DamagedVersionError,
     ExportError,
@@ -47,6 +48,8 @@ from .versions import parse
 
 # What a publish writes itself, of which the manifest does not tell the digest.
 _OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
+
+_EMPTY = FileInfo(0, hashlib.sha256().hexdigest())
 
 # A record, and the identity of the manifest it was read from.
 _Known: TypeAlias = tuple[tuple[int, ...], ExportRecord]
@@ -177,13 +180,14 @@ class ExportDirectory:
         with _clear_errors(self.path), publishing.workspace(self.path) as space:
             staged = space.stage()
             for name in relative_files(source):
-                if name not in _OWN_FILES:
+                if name not in _OWN_FILES and not is_marker(name):
                     (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                    fetch(source / name, staged / name)
+                    with contextlib.suppress(FileNotFoundError):  # It went away: told below.
+                        fetch(source / name, staged / name)
             # The copy, so that what is published is what was verified.
             problems = [*_manifest_problems(source), *_differences(staged, record.files)]
             if problems:
-                raise DamagedVersionError(f"'{source}' is not published: {'; '.join(problems)}.")
+                raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.path)
 
     def _read(self, path: VersionPath) -> _Known:
@@ -196,14 +200,14 @@ class ExportDirectory:
         return known if known and known[0] == identity else (identity, read_record(path))
 
     def _path_of(self, version: int) -> VersionPath:
-        try:
-            return self._version_dirs()[version]
-        except KeyError:
-            held = ", ".join(map(str, self.versions()))
-            raise VersionNotFoundError(
-                f"There is no version {version} in '{self.path}'. "
-                + (f"It holds {held}." if held else "It holds no versions.")
-            ) from None
+        path = self.path / str(version)
+        if parse(path.name) is not None and _is_version(path):
+            return path
+        held = self.versions()
+        newest = ", ".join(["…"] * (len(held) > 10) + [str(number) for number in held[-10:]])
+        raise VersionNotFoundError(
+            f"There is no version {version} in '{self.path}'. It holds {newest or 'no versions'}."
+        )
 
     def _version_dirs(self) -> dict[int, VersionPath]:
         try:
@@ -307,13 +311,14 @@ def _manifest_problems(version_dir: VersionPath) -> list[str]:
 
 def _differences(root: VersionPath, expected: Mapping[str, FileInfo]) -> list[str]:
     """How the files below `root` differ from those `expected`, but for the manifest."""
-    found = {name for name in relative_files(root) if not is_marker(name)} - _OWN_FILES
+    found = set(relative_files(root)) - _OWN_FILES
     problems = []
-    for name in sorted(found | expected.keys()):
-        if name not in expected:
-            problems.append(f"{name!r} was added")
-        elif name not in found:
+    for name in sorted(found | expected.keys() | {SAVED_MODEL}):
+        if name not in found:
             problems.append(f"{name!r} is missing")
+        elif name not in expected:
+            if not is_marker(name) or _difference(root / name, _EMPTY):
+                problems.append(f"{name!r} was added")
         elif problem := _difference(root / name, expected[name]):
             problems.append(f"{name!r} {problem}")
     return problems

@@ -70,7 +70,7 @@ class KnownFile:
 
 @dataclass
 class KeptFile:
-    """A small file that further exports will have as well.
+    """A file of the graph, or an asset, that further exports will have as well.
 
     Attributes:
         content: its bytes, for when no earlier export has it any more.

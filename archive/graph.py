@@ -159,10 +159,10 @@ class ServableGraph:
 
     def _index(self, key_of: Mapping[int, str]) -> VariableIndex:
         return {
-            name: [
+            name: tuple(
                 replace(info, key=key_of[id(variable)])
                 for variable, info in zip(variables, self.infos[name], strict=True)
-            ]
+            )
             for name, variables in self.lists.items()
         }
 

@@ -28,6 +28,9 @@ from .versions import next_version
 
 STAGING = ".staging"
 
+# Where staging is for base directories that are not local, begins with this.
+_TEMPORARY = "keras-export-"
+
 # How file systems say that they cannot rename a directory.
 _NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
 
@@ -45,16 +48,17 @@ class Workspace:
         if isinstance(base_dir, RemotePath):
             base_dir.mkdir()
             sweep_copies(base_dir, is_alone=False)
-            base_dir = self._temporary = Path(tempfile.mkdtemp(prefix="keras-export-"))
+            _sweep_temporary()
+            base_dir = self._temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
         self._staging = base_dir / STAGING
         sweep(base_dir)
-        base_dir.mkdir(parents=True, exist_ok=True)
         # Until the lock is held, a writer that ends may remove `.staging`, and
         # a sweeper may take the new directory for abandoned. Then try again.
         while True:
-            _make_staging(self._staging)
+            base_dir.mkdir(parents=True, exist_ok=True)
             self._path = self._staging / uuid.uuid4().hex
             with contextlib.suppress(FileNotFoundError):
+                _make_staging(self._staging)
                 self._make()
                 self._lock = _Lock(self._path)
                 if self._lock.is_on(self._path):
@@ -188,6 +192,15 @@ def sweep(base_dir: Path) -> None:
             warnings.warn(f"Could not remove the abandoned '{path}': {error}.", stacklevel=2)
         finally:
             lock.release()
+
+
+def _sweep_temporary() -> None:
+    """`sweep` the temporary directories of writers to object stores."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        sweep(path)
+        with contextlib.suppress(OSError):  # Another's, or still in use.
+            (path / STAGING).rmdir()
+            path.rmdir()
 
 
 class _Lock:

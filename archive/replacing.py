@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import ExportValueError
+from .errors import ExportValueError, StorageError
 from .files import sync, sync_tree
 
 
@@ -22,7 +22,10 @@ def replacing(target: Path) -> Iterator[Path]:
         staged.mkdir()
         yield staged
         sync_tree(staged)
-        _swap(staged, target)
+        try:
+            _swap(staged, target)
+        except OSError as error:
+            raise StorageError(f"'{target}' cannot be replaced: {error}.") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -48,9 +51,12 @@ def _swap(staged: Path, target: Path) -> None:
         try:
             os.rename(staged, target)
         except OSError:
-            os.rename(old, target)
+            with contextlib.suppress(OSError):  # Another writer may have been first.
+                os.rename(old, target)
             raise
-        shutil.rmtree(old)
+        finally:
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
     else:
         os.rename(staged, target)
     sync(target.parent)

@@ -60,9 +60,9 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     _check(model, path)
     index = read_index(path)
     optimizer = getattr(model, "optimizer", None)
-    problems, matched = _match("model", model.variables, index.get("variables", []))
+    problems, matched = _match("model", model.variables, index.get("variables", ()))
     if optimizer is not None:
-        stored = index.get("optimizer_variables", [])
+        stored = index.get("optimizer_variables", ())
         if not optimizer.built and len(stored) > len(optimizer.variables):
             optimizer.build(model.trainable_variables)
         found, pairs = _match("optimizer", optimizer.variables, stored, depth=2)
@@ -72,10 +72,25 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
             f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
             + "\n  ".join(problems)
         )
-    reader = tf.compat.v1.train.NewCheckpointReader(str(path / "variables" / "variables"))
-    values = [(variable, reader.get_tensor(info.key)) for variable, info in matched]
-    for variable, value in values:
+    values = _stored_values(path, [info for _, info in matched])
+    for (variable, _), value in zip(matched, values, strict=True):
         variable.assign(value)
+
+
+def _stored_values(path: VersionPath, infos: Sequence[VariableInfo]) -> list[Any]:
+    """The values of variables in a version, which are of the shapes and dtypes that it says."""
+    try:
+        reader = tf.compat.v1.train.NewCheckpointReader(str(path / "variables" / "variables"))
+        values = [reader.get_tensor(info.key) for info in infos]
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        raise DamagedVersionError(f"'{path}' cannot be restored: {error}.") from error
+    for info, value in zip(infos, values, strict=True):
+        if value.shape != info.shape or tf.dtypes.as_dtype(value.dtype).name != info.dtype:
+            raise DamagedVersionError(
+                f"'{path}' cannot be restored: it says that '{info.path}' is of {info.dtype} "
+                f"{info.shape}, and holds {value.dtype} {value.shape}."
+            )
+    return values
 
 
 def _check(model: keras.Model, path: VersionPath) -> None:

@@ -85,20 +85,19 @@ def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
     """Write a shard; it is flushed and its digest is taken meanwhile."""
     tensors = dict(sorted(tensors.items()))
     strings = {key: item.numpy() for key, item in tensors.items() if item.dtype == tf.string}
-    companion = _Companion(prefix, [] if strings else list(tensors.values()))
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=list(tensors.values()),
-    )
+    with _Companion(prefix, [] if strings else list(tensors.values())) as companion:
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
     data = _data(prefix)
     layout, size = _layout({key: (item.dtype, item.shape) for key, item in tensors.items()})
     # Should TensorFlow ever lay numbers out in another way, the file is what counts.
     as_expected = not strings and data.stat().st_size == size
-    digest = companion.digest()
     return Shard(
-        data=KnownFile.at(data, digest if as_expected else None),
+        data=KnownFile.at(data, companion.sha256 if as_expected else None),
         index=KeptFile.at(_index(prefix)),
         layout=layout,
         strings=strings,
@@ -153,35 +152,42 @@ class _Companion(threading.Thread):
     """Takes the SHA-256 digest of tensors, and flushes the file they are being written to.
 
     Flushing a large file takes as long as writing it; it need not begin after it.
+
+    Attributes:
+        sha256: the digest, hexadecimal, if it could be taken.
     """
+
+    sha256: str | None = None
 
     def __init__(self, prefix: Path, tensors: Sequence[tf.Tensor]) -> None:
         super().__init__(name="keras-export-digest")
         self._prefix = prefix
         self._tensors = tensors
-        self._digest = hashlib.sha256()
-        self._is_concurrent = True
-        try:
+        self._is_wanted = True
+
+    def __enter__(self) -> _Companion:
+        with suppress(RuntimeError):  # The interpreter is ending and starts no more threads.
             self.start()
-        except RuntimeError:  # The interpreter is ending and starts no more threads.
-            self._is_concurrent = False
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_wanted = kind is None
+        if self.ident is not None:
+            self.join()
 
     def run(self) -> None:
-        for tensor in self._tensors:
-            content = _memory(tensor).data
-            for start in range(0, len(content), _FLUSHED_BYTES):
-                block = content[start : start + _FLUSHED_BYTES]
-                self._digest.update(block)
-                if len(block) == _FLUSHED_BYTES:
-                    self._flush()
-
-    def digest(self) -> str:
-        """Wait for the digest, hexadecimal."""
-        if self._is_concurrent:
-            self.join()
-        else:
-            self.run()
-        return self._digest.hexdigest()
+        digest = hashlib.sha256()
+        with suppress(Exception):  # Whatever it is, the file can be read instead.
+            for tensor in self._tensors:
+                content = _memory(tensor).data
+                for start in range(0, len(content), _FLUSHED_BYTES):
+                    if not self._is_wanted:
+                        return
+                    block = content[start : start + _FLUSHED_BYTES]
+                    digest.update(block)
+                    if len(block) == _FLUSHED_BYTES:
+                        self._flush()
+            self.sha256 = digest.hexdigest()
 
     def _flush(self) -> None:
         # Until it is complete, the file's name ends in something of TensorFlow's own.

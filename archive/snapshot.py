@@ -3,7 +3,9 @@
 TensorFlow copies a variable's buffer when it is assigned while somebody else
 still holds it. Reading is therefore free, and what was read stays as it was
 however training goes on. A snapshot costs memory only for what training
-changes while the snapshot is held.
+changes while the snapshot is held. A variable that is updated in parts, such as
+an embedding with sparse gradients, is the exception: TensorFlow copies it when
+it is read.
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ in ``assets.extra/variables.json``, where servers look for nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from .errors import DamagedVersionError
 from .remote import VersionPath
+from .strict_json import as_type, parse_json
 
 INDEX = "assets.extra/variables.json"
 
@@ -37,7 +38,7 @@ class VariableInfo:
 
 
 # The variables of each list and collection, in order, by its name.
-VariableIndex: TypeAlias = Mapping[str, Sequence[VariableInfo]]
+VariableIndex: TypeAlias = Mapping[str, tuple[VariableInfo, ...]]
 
 
 def write_index(directory: Path, index: VariableIndex) -> None:
@@ -56,15 +57,9 @@ def read_index(directory: VersionPath) -> VariableIndex:
     """
     path = directory / INDEX
     try:
-        content = json.loads(path.read_bytes())
-        return {
-            name: [
-                VariableInfo(info["path"], tuple(info["shape"]), info["dtype"], info["key"])
-                for info in infos
-            ]
-            for name, infos in content.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        index: VariableIndex = as_type(parse_json(path.read_bytes()), VariableIndex, "index")
+        return index
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedVersionError(
-            f"The variable index '{path}' cannot be used: {error!r}."
+            f"The variable index '{path}' cannot be used: {error}."
         ) from error

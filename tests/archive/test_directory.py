@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -247,10 +248,20 @@ def test_every_missing_file_is_found(base: ExportDirectory, name: str) -> None:
     assert base.verify(1) == [f"'{name}' is missing"]
 
 
-@pytest.mark.parametrize("name", ["new", "variables/new", "a/b/new", ".hidden", "assets.extra/x"])
+@pytest.mark.parametrize(
+    "name",
+    ["new", "variables/new", "a/b/new", ".hidden", "assets.extra/x", ".unfinished-x/new"],
+)
 def test_every_added_file_is_found(base: ExportDirectory, name: str) -> None:
     write_files(BASE / "1", {name: b""})
     assert base.verify(1) == [f"'{name}' was added"]
+
+
+def test_what_poses_as_a_writers_marker_is_found(base: ExportDirectory) -> None:
+    (BASE / "1" / ".unfinished-x").write_bytes(b"")
+    assert base.verify(1) == []
+    (BASE / "1" / ".unfinished-x").write_bytes(b"content")
+    assert base.verify(1) == ["'.unfinished-x' was added"]
 
 
 def test_names_that_are_not_utf8_are_told_so_that_they_can_be_printed(
@@ -387,6 +398,12 @@ def test_publish_makes_the_base_directory(source: Path) -> None:
     assert ExportDirectory("new/base").publish(f"{source}/").version == 1
 
 
+def without_a_graph(version: Path) -> None:
+    files = {name: content for name, content in FILES.items() if name != "saved_model.pb"}
+    write_version(version.parent, int(version.name), files=file_infos(files))
+    (version / "saved_model.pb").unlink()
+
+
 def flip(version: Path) -> None:
     (version / "saved_model.pb").write_bytes(b"A graph")
 
@@ -410,6 +427,7 @@ def put_a_pipe(version: Path) -> None:
     [
         (without_manifest, "has no 'assets.extra/export.json'"),
         (with_a_damaged_one, "export.json' cannot be used"),
+        (without_a_graph, "'saved_model.pb' is missing"),
         (flip, "'saved_model.pb' has other contents"),
         (add_a_link, "'secret' was added"),
         (put_a_link, "'saved_model.pb' is not a regular file"),
@@ -435,6 +453,22 @@ def test_a_source_is_the_directory_of_a_version(base: ExportDirectory, path: str
 def test_a_source_exists(base: ExportDirectory, source: Path) -> None:
     with pytest.raises(VersionNotFoundError, match=r"no version 4 in .*trial_0'. It holds 3"):
         base.publish(source.with_name("4"))
+
+
+def test_a_source_that_goes_away_meanwhile_is_told(
+    base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = directory_module.fetch
+
+    def fetch(path: Path, target: Path) -> None:
+        shutil.rmtree(source, ignore_errors=True)  # As another writer prunes.
+        original(path, target)
+
+    monkeypatch.setattr(directory_module, "fetch", fetch)
+    before = tree(BASE)
+    with pytest.raises(DamagedVersionError, match=rf"'.*{source}' cannot be published: .* missing"):
+        base.publish(source)
+    assert tree(BASE) == before
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,14 @@ def test_two_writers_that_take_the_same_number_get_different_ones(
     assert RemotePath(f"{base}/1").names() == [".unfinished-other"]
 
 
+def test_what_a_killed_writer_staged_here_is_removed(base: str, source: str) -> None:
+    abandoned = Path(tempfile.mkdtemp(prefix="keras-export-"), ".staging", "writer")
+    abandoned.mkdir(parents=True)
+    (abandoned / "large").write_bytes(b"weights")
+    ExportDirectory(base).publish(source)
+    assert not abandoned.parents[1].exists()
+
+
 @pytest.mark.parametrize("error", ["EXDEV", "ENOTSUP"])
 class TestWithoutRenames:
     """A local file system on which directories cannot be renamed."""
@@ -288,6 +297,13 @@ class TestWithoutRenames:
         assert sorted(path.name for path in Path("base").iterdir() if path.name != ".staging") == [
             str(version) for version in directory.versions()
         ]
+
+    def test_what_another_machine_is_writing_is_left_alone(self, source: str) -> None:
+        other = Path("base/1/.unfinished-elsewhere-0123")
+        other.parent.mkdir(parents=True)
+        other.touch()
+        assert ExportDirectory("base").publish(source).version == 2
+        assert other.exists()
 
 
 def test_policies_go_by_manifests_there(base: str, source: str) -> None:

@@ -15,6 +15,8 @@ from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
 from keras_export_callbacks import ExportArchive, Exporter, ExportError, ExportEveryN, restore
+from keras_export_callbacks.archive.files import KnownFile
+from keras_export_callbacks.archive.record import MANIFEST, MANIFEST_DIGEST, manifest_digest
 
 # Builds the model, optionally restores a version, trains epochs, and saves all state.
 TRAIN = """
@@ -140,3 +142,36 @@ def test_a_damaged_index_is_refused(version: Path) -> None:
     (version / "assets.extra/variables.json").write_text(json.dumps({"variables": [1]}))
     with pytest.raises(ExportError, match=r"variables\.json"):
         restore(classifier(), version)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("path", 5, r"'index.variables' is|variables\.json"),
+        ("key", "no/such/key", "cannot be restored"),
+        ("key", "variables/1/.ATTRIBUTES/VARIABLE_VALUE", "it says that .* and holds"),
+    ],
+)
+def test_an_index_that_lies_is_refused_and_nothing_is_assigned(
+    version: Path, key: str, value: Any, told: str
+) -> None:
+    index = version / "assets.extra/variables.json"
+    content = json.loads(index.read_text())
+    content["variables"][0][key] = value
+    index.unlink()  # It is linked from elsewhere.
+    index.write_text(json.dumps(content))
+    sign(version, "assets.extra/variables.json")
+    model = classifier()
+    before = model.get_weights()
+    with pytest.raises(ExportError, match=told):
+        restore(model, version)
+    assert_equal_state(model.get_weights(), before)
+
+
+def sign(version: Path, name: str) -> None:
+    """Let the manifest say of a file what it is now."""
+    manifest = version / MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"][name] = vars(KnownFile.at(version / name).info)
+    manifest.write_text(json.dumps(content))
+    (version / MANIFEST_DIGEST).write_bytes(manifest_digest(manifest.read_bytes()))
