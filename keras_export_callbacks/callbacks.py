@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -33,27 +32,29 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:
         super().__init__()
-        self.base_dir = absolute_path(base_dir)
+        self.root_dir = self.base_dir = absolute_path(base_dir)
         self._settings = settings
         self._exporter: Exporter | None = None
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
-        self._validated: State | None = None
+        self._validated: State | ExportError | None = None
         self._is_resumed = False
+        self._is_copy = False
         self._trial: TrialInfo | None = None
         check_base_dir(self.base_dir)
 
     def within(self, trial: TrialInfo) -> None:
         """Export as a part of a search, to a directory of that trial and execution."""
-        self.base_dir = self.base_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
+        self._leave()
+        self.base_dir = self.root_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
         self._trial = trial
 
     @property
     def exports(self) -> list[ExportRecord]:
         """The records of all versions published so far, oldest first.
 
-        Waits for a version that is still being written, which only happens when
-        `fit` was left by an exception.
+        Waits for versions that are still being written. After `fit` there are
+        none, unless it was left by an exception.
         """
         if self._exporter is None:
             return list(self._earlier)
@@ -67,12 +68,13 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         return exports[-1] if exports else None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        if self._exporter is None or self._exporter.model is not self.model:
-            self._earlier = self.exports
+        if self._exporter is not None and self._exporter.model is not self.model:
+            self._leave()
+        if self._exporter is None:
             self._exporter = Exporter(self.base_dir, self.model, **vars(self._settings))
             if self._trial is not None:
                 self._exporter.within(self._trial)
-            else:
+            elif self._is_copy:
                 _check_no_search()
         self._exporter.report_failures()
         if self.model.built:
@@ -94,9 +96,12 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         Every `on_test_begin` has run, whatever the order of the callbacks. One
         may have put in other weights, and takes them out when validation ends.
         """
-        if self._epoch is not None and self._validated is None:
-            with contextlib.suppress(ExportError):  # At the end of the epoch it is told.
-                self._validated = self._running.state()
+        if self._epoch is None or self._validated is not None or not self._may_want_validated():
+            return
+        try:
+            self._validated = self._running.state()
+        except ExportError as error:
+            self._validated = error  # Told at the end of the epoch, if it is to be exported.
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
@@ -110,7 +115,9 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: settings and records, neither model nor threads."""
         state = self.__dict__.copy()
-        state.update(_earlier=self.exports, _exporter=None, _model=None, _validated=None)
+        state.update(
+            _earlier=self.exports, _exporter=None, _model=None, _validated=None, _is_copy=True
+        )
         return state
 
     @property
@@ -124,7 +131,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
 
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
         return Moment(
-            step=steps_taken(self.model) or 0,
+            step=steps_taken(self.model),
             seconds=time.monotonic(),
             epoch=self._epoch,
             metrics=finite_scalars(logs or {}),
@@ -136,8 +143,11 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         reason: str,
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-        validated: State | None = None,
+        validated: State | ExportError | None = None,
     ) -> None:
+        if isinstance(validated, ExportError):
+            self._running.fail(validated)
+            return
         self._running.request(
             reason=reason,
             step=moment.step,
@@ -152,13 +162,23 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         )
 
     def _start(self, moment: Moment) -> None:
-        self._is_resumed = moment.step > 0
+        self._is_resumed = bool(moment.step)
         self._begin(moment)
+
+    def _leave(self) -> None:
+        """Be done with the exporter, and tell what failed since it last did."""
+        if self._exporter is not None:
+            self._earlier, exporter, self._exporter = self.exports, self._exporter, None
+            exporter.finish()
 
     def _begin(self, moment: Moment) -> None:
         """Training starts; may come twice."""
 
-    def _consider(self, moment: Moment, validated: State | None = None) -> None:
+    def _may_want_validated(self) -> bool:
+        """Whether what validation runs on may be exported at the end of this epoch."""
+        raise NotImplementedError
+
+    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
         """Export if it is time to; what was validated, where the metrics are of that."""
         raise NotImplementedError
 
@@ -176,8 +196,8 @@ class ExportEveryN(ExportCallback):
         unit: ``"epoch"``: after epochs n, 2n, … of each fit, as Keras counts
             them; ``"batch"``: at the first callback at or after every n-th
             optimizer step, over all fits, whatever `steps_per_execution` is;
-            ``"second"``: at the first batch that ends n seconds or more after
-            the last export.
+            ``"second"``: at the first end of a batch or epoch n seconds or more
+            after the last export, be it in an earlier fit, or after the first start.
         endpoints: function ``(archive, model)`` that registers what to export.
         keep: which versions to keep after each export: None for all, an int for
             that many of the newest, or policies combined with ``|``.
@@ -186,6 +206,7 @@ class ExportEveryN(ExportCallback):
         background: False writes on the training thread.
         on_error: ``"raise"`` raises a failed export at the next hook, at the
             latest at the end of training; ``"warn"`` warns and keeps training.
+            What is wrong with an endpoint is raised when training begins.
         sample_inputs: a batch of model inputs, as the model takes them. Before a
             version is published, it is loaded in another process, as a model
             server does, and must compute of them what the model does.
@@ -225,11 +246,20 @@ class ExportEveryN(ExportCallback):
         verbose: int = 0,
     ) -> None:
         self._trigger = EveryN(n, unit)
-        self._last = Moment(step=0, seconds=0.0)
+        self._last: Moment | None = None
+        self._first_step: int | None = None
+        self._has_run = False
         super().__init__(
             base_dir,
             Settings(
-                endpoints, keep, log_dir, background, on_error, sample_inputs, on_export, verbose
+                endpoints=endpoints,
+                keep=keep,
+                log_dir=log_dir,
+                background=background,
+                on_error=on_error,
+                sample_inputs=sample_inputs,
+                on_export=on_export,
+                verbose=verbose,
             ),
         )
 
@@ -243,15 +273,40 @@ class ExportEveryN(ExportCallback):
         empty: Callable[..., None] = super().on_train_batch_end
         return empty if self._trigger.unit == "epoch" else self._batch_end
 
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        step = steps_taken(self.model)
+        if self._trigger.unit == "batch" and self._has_run and step == self._first_step:
+            self._running.fail(
+                ExportError(
+                    "Batches are counted by `model.optimizer.iterations`, which training has left "
+                    f"at {step}, so nothing was exported. Let `train_step` apply gradients by "
+                    "`self.optimizer`, or export by 'epoch' or 'second'."
+                )
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_last": None}  # Elsewhere the clock is another.
+
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._has_run = True
         self._running.report_failures()
         self._consider(self._moment(logs))
 
     def _begin(self, moment: Moment) -> None:
-        self._last = moment
+        self._first_step, self._has_run = moment.step, False
+        if self._last is None or self._trigger.unit != "second":
+            self._last = moment
 
-    def _consider(self, moment: Moment, validated: State | None = None) -> None:
-        if self._trigger.is_due(moment, self._last):
+    def _may_want_validated(self) -> bool:
+        # Validation takes seconds, but neither epochs nor optimizer steps.
+        return self._trigger.unit == "second" or self._is_due(self._moment(None))
+
+    def _is_due(self, moment: Moment) -> bool:
+        return self._last is not None and self._trigger.is_due(moment, self._last)
+
+    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
+        if self._is_due(moment):
             self._last = moment
             self._export(moment, self._trigger.reason, validated=validated)
 
@@ -270,7 +325,8 @@ class ExportOnImprove(ExportCallback):
         mode: ``"min"``, ``"max"``, or ``"auto"`` for the direction that Keras
             gives the metric; one that Keras does not know is an error.
         min_delta: by how much more than this the metric must be better.
-        baseline: what to improve on first, instead of the best in `base_dir`.
+        baseline: what to improve on first, instead of the best in `base_dir`:
+            with it, a version worse than one from an earlier training may follow.
         endpoints: function ``(archive, model)`` that registers what to export.
         keep: which versions to keep after each export: None for all, an int for
             that many of the newest, or policies combined with ``|``.
@@ -279,6 +335,7 @@ class ExportOnImprove(ExportCallback):
         background: False writes on the training thread.
         on_error: ``"raise"`` raises a failed export at the next hook, at the
             latest at the end of training; ``"warn"`` warns and keeps training.
+            What is wrong with an endpoint is raised when training begins.
         sample_inputs: a batch of model inputs, as the model takes them. Before a
             version is published, it is loaded in another process, as a model
             server does, and must compute of them what the model does.
@@ -331,16 +388,24 @@ class ExportOnImprove(ExportCallback):
         self._min_delta = abs(float(min_delta))
         self._baseline = baseline
         self._seen: set[str] = set()
+        self._was_seen = False
         super().__init__(
             base_dir,
             Settings(
-                endpoints, keep, log_dir, background, on_error, sample_inputs, on_export, verbose
+                endpoints=endpoints,
+                keep=keep,
+                log_dir=log_dir,
+                background=background,
+                on_error=on_error,
+                sample_inputs=sample_inputs,
+                on_export=on_export,
+                verbose=verbose,
             ),
         )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         super().on_train_end(logs)
-        if self.monitor not in self._seen and self._seen:
+        if self._seen and not self._was_seen:
             self._running.fail(
                 ExportError(
                     f"The monitored metric {self.monitor!r} was never in the logs, so nothing was "
@@ -356,9 +421,13 @@ class ExportOnImprove(ExportCallback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._seen |= set(logs or {})
+        self._was_seen |= self.monitor in self._seen
         super().on_epoch_end(epoch, logs)
 
-    def _consider(self, moment: Moment, validated: State | None = None) -> None:
+    def _may_want_validated(self) -> bool:
+        return self.monitor.startswith("val_")  # Others are measured while training goes on.
+
+    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
         if self.monitor not in moment.metrics:
             return
         trigger = OnImprove(self._objective(), self._min_delta)
@@ -370,9 +439,7 @@ class ExportOnImprove(ExportCallback):
             best = self._running.published_best(trigger.objective)
             return self._baseline is not None or trigger.is_due(moment, best)
 
-        if not self.monitor.startswith("val_"):
-            validated = None  # It was measured while training went on.
-        elif validated is None and averages_weights(self.model):
+        if validated is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(
                 f"{self.monitor!r} was not measured by the validation of `fit`, and the optimizer "
                 "averages weights. The current weights are exported, which may not be those that "

@@ -5,10 +5,11 @@ A state of the model is taken in milliseconds, and handed over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
@@ -179,15 +180,13 @@ class Exporter:
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
         start = time.perf_counter()
+        self._publisher.wait_for_room()
+        waited = time.perf_counter() - start
         try:
-            self._publisher.wait_for_room()
-            step = steps_taken(self.model) if step is None else step
-            waited = time.perf_counter() - start
             state = self.state() if validated is None else validated
-        except Exception as error:
-            failure = as_export_error("The model cannot be exported", error)
+        except ExportError as failure:
             if self._settings.on_error == "raise":
-                raise failure from error
+                raise
             self.fail(failure)
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
@@ -200,7 +199,7 @@ class Exporter:
             return cancelled
         request = Request(
             reason=reason,
-            step=step,
+            step=steps_taken(self.model) if step is None else step,
             epoch=epoch,
             metrics=metrics,
             objective=objective,
@@ -218,11 +217,12 @@ class Exporter:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
         start = time.perf_counter()
-        archive = self._current_archive()
-        snapshot = archive.snapshot()
-        read = time.perf_counter()
-        sample = self._settings.sample_inputs
-        expected = [] if sample is None else archive.probe(sample).expect()
+        with _as_export_errors():
+            archive = self._current_archive()
+            snapshot = archive.snapshot()
+            read = time.perf_counter()
+            sample = self._settings.sample_inputs
+            expected = [] if sample is None else archive.probe(sample).expect()
         end = time.perf_counter()
         return State(archive, snapshot, expected, end - start, end - read)
 
@@ -232,10 +232,11 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
-        archive = self._current_archive()
-        archive.trace()
-        if self._settings.sample_inputs is not None:
-            archive.probe(self._settings.sample_inputs)
+        with _as_export_errors():
+            archive = self._current_archive()
+            archive.trace()
+            if self._settings.sample_inputs is not None:
+                archive.probe(self._settings.sample_inputs)
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.
@@ -343,3 +344,14 @@ class Exporter:
         archive = ExportArchive()
         self._settings.endpoints(archive, self.model)
         return archive
+
+
+@contextlib.contextmanager
+def _as_export_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        failure = as_export_error("The model cannot be exported", error)
+        if failure is error:
+            raise
+        raise failure from error

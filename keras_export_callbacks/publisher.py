@@ -107,11 +107,16 @@ class Publisher:
 
     def submit(self, state: State, request: Request) -> Future[ExportRecord]:
         """Publish a state after those before it."""
-        self._in_flight.append(request)
         snapshot_time = time.perf_counter()
         # Handed over: should it fail, the error holds this function, and not the state.
         states = [state]
-        return self._worker.submit(lambda: self._run(states.pop(), request, snapshot_time))
+        self._in_flight.append(request)
+        try:
+            return self._worker.submit(lambda: self._run(states.pop(), request, snapshot_time))
+        except BaseException:
+            with suppress(ValueError):  # It was run, on this thread.
+                self._in_flight.remove(request)
+            raise
 
     def settle(self) -> None:
         """Return when every state is published or failed, without saying which."""
@@ -244,34 +249,38 @@ class Publisher:
 
     def _after_publishing(self, record: ExportRecord) -> None:
         """What follows a publish; a failure here takes nothing back."""
-        for step in (self._prune, lambda: self._tell(record)):
+        for step in (self._prune, self._summarize, self._call_back, self._say):
             try:
-                step()
+                step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but what follows failed"
                 self.failed(what, error)
                 if not isinstance(error, Exception):
                     raise  # Such as Ctrl-C; a background thread ends of it, and nothing else.
 
-    def _prune(self) -> None:
+    def _prune(self, record: ExportRecord) -> None:
         try:
             if self._settings.keep is not None:
                 self._directory.prune(self._settings.keep)
         except OSError as error:
             warnings.warn(f"Old versions could not be removed: {error}.", stacklevel=2)
 
-    def _tell(self, record: ExportRecord) -> None:
+    def _summarize(self, record: ExportRecord) -> None:
         if self._summaries is not None:
             self._summaries.write(record)
+
+    def _call_back(self, record: ExportRecord) -> None:
         if self._settings.on_export is not None:
             self._settings.on_export(record)
+
+    def _say(self, record: ExportRecord) -> None:
         if self._settings.verbose:
-            _say(texts.line(record))
+            _print_line(texts.line(record))
 
     def _idle(self) -> None:
         """Leave no staging behind while there is nothing to write."""
         if self._space is not None:
-            with suppress(OSError):
+            with suppress(Exception):  # What is left there the next writer sweeps.
                 self._space.close()
             self._space = None
 
@@ -326,7 +335,7 @@ def as_export_error(what: str, error: BaseException) -> ExportError:
     return failure
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     """Print a line where Keras may be drawing a progress bar, which it goes on with below."""
     is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
     # In a file, the bar's line is an open one; Keras's own callbacks begin like that, too.

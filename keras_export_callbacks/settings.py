@@ -13,28 +13,27 @@ from .archive.errors import ExportTypeError, ExportValueError
 from .archive.export_archive import ExportArchive
 from .archive.record import ExportRecord
 from .archive.retention import RetentionPolicy, as_policy
-from .endpoints import standard_endpoints
 from .summaries import check_log_dir
 
 OnError = Literal["raise", "warn"]
 Endpoints = Callable[[ExportArchive, keras.Model], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `Exporter` and the callbacks can be told in common, checked.
 
     The arguments are those of `Exporter`.
     """
 
-    endpoints: Endpoints = standard_endpoints
-    keep: int | RetentionPolicy | None = None
-    log_dir: str | os.PathLike[str] | None = "logs"
-    background: bool = True
-    on_error: OnError = "raise"
-    sample_inputs: Any = None
-    on_export: Callable[[ExportRecord], None] | None = None
-    verbose: int = 0
+    endpoints: Endpoints
+    keep: int | RetentionPolicy | None
+    log_dir: str | os.PathLike[str] | None
+    background: bool
+    on_error: OnError
+    sample_inputs: Any
+    on_export: Callable[[ExportRecord], None] | None
+    verbose: int
 
     def __post_init__(self) -> None:
         as_policy(self.keep)

@@ -18,13 +18,13 @@ class Moment:
     """A point in training at which an export may be made.
 
     Attributes:
-        step: optimizer steps taken so far.
+        step: optimizer steps taken so far; None if nothing counts them.
         seconds: what a monotonic clock shows.
         epoch: the epoch, from 0; None outside epochs.
         metrics: the finite scalars in the logs.
     """
 
-    step: int
+    step: int | None
     seconds: float
     epoch: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -69,6 +69,8 @@ class EveryN:
         if self.unit == "second":
             return now.seconds - last.seconds >= self.n
         if self.unit == "batch":
+            if now.step is None or last.step is None:
+                return False
             return now.step // self.n > last.step // self.n
         return now.epoch is not None and (now.epoch + 1) % self.n == 0
 

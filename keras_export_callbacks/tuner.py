@@ -106,7 +106,7 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
         tuner, trial = callback.tuner, callback.trial
         if trial is not self._trial or self._executions >= _executions_per_attempt(tuner):
             self._trial, self._executions = trial, 0
-            self._attempt = max(_next_attempt(item.base_dir, trial.trial_id) for item in exports)
+            self._attempt = max(_next_attempt(item.root_dir, trial.trial_id) for item in exports)
         info = TrialInfo(
             trial=trial.trial_id,
             execution=self._executions,

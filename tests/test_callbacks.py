@@ -29,6 +29,7 @@ from keras_export_callbacks import (
     KeepBest,
     KeepLatest,
 )
+from keras_export_callbacks.summaries import SummaryWriter
 
 
 def fit(callbacks: list[Any], epochs: int = 1, model: Any = None, **options: Any) -> Any:
@@ -89,8 +90,58 @@ class TestEveryN:
         monkeypatch.setattr("keras_export_callbacks.callbacks.time.monotonic", lambda: next(clock))
         callback = ExportEveryN("base", n=6, unit="second", log_dir=None)
         fit([callback], epochs=2)
-        # The clock is read at the start, after each of 8 batches and 2 epochs: 0, 3, … 30.
-        assert [e.step for e in callback.exports] == [2, 4, 5, 7, 8]
+        # The clock is read twice at the start, and after each of 8 batches and 2 epochs.
+        assert [e.step for e in callback.exports] == [1, 3, 4, 6, 8]
+
+    def test_seconds_are_counted_over_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter(range(1000))  # At most 7 in a fit of 4 batches.
+        monkeypatch.setattr("keras_export_callbacks.callbacks.time.monotonic", lambda: next(clock))
+        callback = ExportEveryN("base", n=10, unit="second", log_dir=None)
+        model = fit([callback])
+        assert callback.exports == []
+        fit([callback], model=model)
+        assert len(callback.exports) == 1
+        assert copy.copy(callback).exports == callback.exports
+
+    def test_steps_that_nothing_counts_are_told(self) -> None:
+        class OwnOptimizer(keras.Sequential):  # type: ignore[misc]
+            own = keras.optimizers.SGD(0.1)
+
+            def train_step(self, batch: Any) -> Any:
+                x, y = batch
+                with tf.GradientTape() as tape:
+                    loss = self.compute_loss(x, y, self(x, training=True))
+                variables = self.trainable_variables
+                self.own.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+                return {"loss": loss}
+
+        model = OwnOptimizer(classifier().layers)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.own.build(model.trainable_variables)
+        by_batch = ExportEveryN("base", n=2, unit="batch", log_dir=None)
+        with pytest.raises(ExportError, match="left at 0, so nothing was exported"):
+            fit([by_batch], model=model)
+        # A fit that has nothing left to do is not one of them.
+        fit([by_batch], model=model, initial_epoch=1)
+
+    def test_only_what_may_be_exported_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reads = []
+        original = ExportArchive.snapshot
+
+        def snapshot(archive: ExportArchive) -> Any:
+            reads.append(archive)
+            return original(archive)
+
+        monkeypatch.setattr(ExportArchive, "snapshot", snapshot)
+        callbacks = [
+            ExportEveryN("third", n=3, log_dir=None),
+            ExportEveryN("batch", n=1000, unit="batch", log_dir=None),
+            ExportOnImprove("loss", "none", mode="min", log_dir=None, on_error="warn"),
+        ]
+        with pytest.warns(UserWarning, match="never in the logs"):
+            fit(callbacks, epochs=4, validation_data=data(seed=1))
+        assert len(reads) == 1
+        assert callbacks[0].last_export.weights == "validated"
 
     def test_an_epoch_trigger_adds_no_batch_hook(self) -> None:
         empty = keras.callbacks.Callback.on_train_batch_end
@@ -520,6 +571,83 @@ def test_lines_stand_alone_where_a_progress_bar_is_drawn() -> None:
         f"Exported version {n}" for n in (1, 2, 3)
     ]
     assert all(line.endswith("s.") for line in said)
+
+
+class Interrupt(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends a fit as Ctrl-C does, once an export has failed."""
+
+    def __init__(self, callback: Any) -> None:
+        super().__init__()
+        self.callback = callback
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.callback.exports  # noqa: B018  # Waits.
+        raise KeyboardInterrupt
+
+
+def test_what_failed_before_an_interrupt_is_told_by_the_next_fit() -> None:
+    callback = ExportEveryN("base", log_dir=None)
+    with pytest.raises(KeyboardInterrupt):
+        fit([breaking_base_dir(), callback, Interrupt(callback)])
+    Path("base").unlink()
+    other = classifier()
+    with pytest.raises(ExportError, match=r"An export to '.*base' failed"):
+        fit([callback], model=other)
+    fit([callback], model=other)
+    assert len(callback.exports) == 1
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_endpoints_that_fail_are_told_when_training_begins(on_error: Any) -> None:
+    def endpoints(archive: Any, model: Any) -> None:
+        raise RuntimeError("no endpoint today")
+
+    model = classifier()
+    before = state(model)
+    with pytest.raises(ExportError, match="cannot be exported: RuntimeError: no endpoint today"):
+        fit(
+            [ExportEveryN("base", log_dir=None, endpoints=endpoints, on_error=on_error)],
+            model=model,
+        )
+    assert_equal_state(state(model), before)
+
+
+def test_what_cannot_be_read_for_validation_is_told_in_its_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callback = ExportEveryN("base", n=2, log_dir=None, on_error="warn")
+    calls = []
+
+    def snapshot(archive: ExportArchive) -> Any:
+        calls.append(archive)
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(ExportArchive, "snapshot", snapshot)
+    with pytest.warns(UserWarning, match="ResourceExhaustedError: out of memory"):
+        fit([callback], epochs=2, validation_data=data(seed=1), validation_batch_size=8)
+    assert len(calls) == 1  # And not once for each batch of the validation.
+    assert callback.exports == []
+
+
+def test_a_metric_that_one_fit_lacks_was_not_misspelled() -> None:
+    callback = ExportOnImprove("base", "val_loss", log_dir=None)
+    model = fit([callback], validation_data=data(seed=1))
+    fit([callback], model=model, validation_data=data(seed=1), validation_freq=2)
+    assert len(callback.exports) == 1
+
+
+def test_a_full_log_dir_keeps_no_one_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "write", fail)
+    told: list[int] = []
+    callback = ExportEveryN(
+        "base", on_error="warn", on_export=lambda record: told.append(record.version)
+    )
+    with pytest.warns(UserWarning, match="was published, but what follows failed: .*No space left"):
+        fit([callback])
+    assert told == [1]
 
 
 def test_warnings_are_errors_here() -> None:
