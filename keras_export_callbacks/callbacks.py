@@ -463,7 +463,7 @@ def _check_no_search() -> None:
     """Raise in a search of KerasTuner: its trials would all export to one directory.
 
     A tuner copies its callbacks and calls `fit`, and tells neither which trial it is
-    for. So look whether one called this.
+    for. So look, for a copy, whether one called this.
     """
     tuner = sys.modules.get("keras_tuner")
     frame: FrameType | None = sys._getframe()

@@ -119,14 +119,17 @@ def test_other_searches(make: Any) -> None:
 class Folds(keras_tuner.Tuner):
     """Fits every trial on two folds."""
 
+    copies = True
+
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         callbacks = kwargs.pop("callbacks")
         results = []
         for _ in range(2):
             model = self.hypermodel.build(trial.hyperparameters)
-            copies = [*self._deepcopy_callbacks(callbacks), keras_tuner_callback(self, trial)]
+            used = self._deepcopy_callbacks(callbacks) if self.copies else callbacks
+            used = [*used, keras_tuner_callback(self, trial)]
             history = self.hypermodel.fit(
-                trial.hyperparameters, model, *args, callbacks=copies, **kwargs
+                trial.hyperparameters, model, *args, callbacks=used, **kwargs
             )
             results.append(history)
         return results
@@ -138,9 +141,11 @@ def keras_tuner_callback(tuner: Any, trial: Any) -> Any:
     return callback
 
 
-def test_a_tuner_of_ones_own() -> None:
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_tuner_of_ones_own(copies: bool) -> None:
     oracle = keras_tuner.oracles.RandomSearchOracle("val_accuracy", max_trials=2)
     tuner = Folds(oracle=oracle, hypermodel=ExportTrials(build), directory="search")
+    tuner.copies = copies
     search(tuner, ExportEveryN("trials", log_dir=None, keep=1))
     assert set(exported()) == {(f"trial_{i}", f"execution_{k}") for i in (0, 1) for k in (0, 1)}
 
@@ -192,6 +197,23 @@ def test_what_a_search_published_is_the_best_that_there_is() -> None:
     model.fit(X[:32], Y[:32], validation_data=(X[300:500], Y[300:500]), verbose=0,
               callbacks=[callback])  # fmt: skip
     assert callback.exports == []
+
+
+class ExportsItself(keras_tuner.HyperModel):
+    """Makes a callback for each trial, with a directory that it chooses."""
+
+    def build(self, hp: Any) -> Any:
+        return build(hp)
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        export = ExportEveryN(f"trials/{hp.get('units')}", log_dir=None)
+        kwargs["callbacks"] = [*kwargs["callbacks"], export]
+        return model.fit(*args, **kwargs)
+
+
+def test_a_callback_made_in_a_trial_is_that_trials_own_affair() -> None:
+    search(random_search(ExportsItself()))
+    assert {len(ExportDirectory(path).versions()) for path in Path("trials").iterdir()} == {2}
 
 
 def test_without_export_trials_it_is_an_error_and_no_trials_are_mixed() -> None:
