@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -83,8 +84,7 @@ def exports() -> ExportEveryN:
 
 def shell(*arguments: str) -> None:
     print(f"\n$ keras-exports {' '.join(arguments)}", flush=True)
-    command = [sys.executable, "-m", "keras_export_callbacks", *arguments]
-    subprocess.run(command, check=True)
+    subprocess.run([Path(sys.executable).with_name("keras-exports"), *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.cells import cell_len, set_cell_size
 
 from . import texts
 from .archive.directory import ExportDirectory
-from .archive.errors import ExportError
+from .archive.errors import DamagedVersionError, ExportError
 from .archive.objective import Mode
 from .archive.record import WARMUP, ExportRecord
 from .archive.remote import VersionPath
@@ -49,7 +49,7 @@ def _errors_in_one_line() -> Iterator[None]:
         raise  # A question, and a reader that left, such as by `| head`.
     except click.UsageError as error:
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
-        _tell(error.format_message() + hint)
+        _tell(f"{error.format_message().removesuffix('.')}.{hint}")
         raise click.exceptions.Exit(error.exit_code) from error
     except (ExportError, OSError) as error:
         _tell(str(error))
@@ -101,7 +101,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.group(cls=_Group)
 @click.version_option(package_name="keras-export-callbacks")
 def main() -> None:
-    """Look after a directory of exported model versions."""
+    """Look after a directory of exported model versions.
+
+    Exit codes: 0 done, 1 the answer is no or it failed, 2 wrong usage.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # Where the locale has no arrow, or no ellipsis.
@@ -152,7 +155,7 @@ def verify(base: ExportDirectory, version: int | None) -> None:
     """Compare every byte of a VERSION with what was published, by default of all."""
     versions = base.versions() if version is None else [version]
     if not versions:
-        click.echo(f"There are no versions in '{_printable(str(base.path))}'.")
+        _newest(base)  # That nothing is wrong would be no answer.
     failed = 0
     is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
     with click.progressbar(versions, file=sys.stderr, hidden=not is_watched) as watched:
@@ -218,8 +221,22 @@ def publish(source: VersionPath, base: ExportDirectory) -> None:
 @_BASE
 @_VERSION
 def rollback(base: ExportDirectory, version: int | None) -> None:
-    """Publish an older VERSION again as the newest, by default the one before it."""
-    _publish(base, base.record(_before_newest(base) if version is None else version).path)
+    """Publish an older VERSION again as the newest, by default the one before it.
+
+    After a rollback, the version before is the one before that which was published again.
+    """
+    if version is not None:
+        if version == _newest(base):
+            raise ExportError(f"Version {version} is the newest in '{base.path}' already.")
+        _publish(base, base.record(version).path)
+        return
+    before = _before_newest(base)
+    try:
+        _publish(base, base.record(before).path)
+    except DamagedVersionError as error:
+        raise ExportError(
+            f"{error} Say which VERSION to go back to instead of {before}."
+        ) from error
 
 
 @main.command("serving-config")
@@ -263,7 +280,13 @@ def _quoted(text: str) -> str:
 
 
 def _publish(base: ExportDirectory, source: VersionPath) -> None:
-    click.echo(_printable(str(base.publish(os.fspath(source)).path)))
+    path = _printable(str(base.publish(os.fspath(source)).path))
+    try:
+        click.echo(path)
+    except OSError as error:
+        # It is done, and a script that takes it for failed would do it again.
+        _tell(f"Published as '{path}', which cannot be printed: {error}.")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:

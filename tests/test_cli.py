@@ -115,6 +115,7 @@ def test_publish_and_roll_back() -> None:
     assert run("rollback", BASE).stdout.strip().endswith("base/5")
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
     assert "no version before" in run("rollback", BASE, code=1).stderr
+    assert "newest in" in run("rollback", BASE, 5, code=1).stderr
     run("rollback", BASE, 3)
     assert ExportDirectory(BASE).record(6).metrics == {"loss": 0.75}
     assert run("verify", BASE).exit_code == 0
@@ -127,6 +128,17 @@ def test_what_does_not_verify_is_not_published() -> None:
     assert "saved_model.pb" in run("publish", BASE / "1", BASE, code=1).stderr
     assert "saved_model.pb" in run("rollback", BASE, 1, code=1).stderr
     assert tree(BASE) == before
+    (BASE / "2" / "saved_model.pb").write_bytes(b"other")
+    assert "Say which VERSION to go back to instead of 2." in run("rollback", BASE, code=1).stderr
+
+
+def test_what_is_published_but_cannot_be_printed_is_done() -> None:
+    command = [sys.executable, "-m", "keras_export_callbacks", "rollback", BASE]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (0, 1)
+    assert re.search("Published as '.*/base/4', which cannot be printed", ran.stderr)
+    assert ExportDirectory(BASE).versions() == [1, 2, 3, 4]
 
 
 def test_serving_config() -> None:
@@ -163,13 +175,14 @@ def test_serving_config() -> None:
         ["publish", BASE / "1", "b*"],
         ["unknown"],
         ["--unknown"],
+        ["list", BASE, "more"],
     ],
 )
 def test_wrong_usage_is_told_in_one_line(args: list[Any]) -> None:
     before = tree(BASE)
     error = run(*args, code=2).stderr
     assert error.startswith("Error: ")
-    assert re.search(r" Try 'main( [a-z-]+)? --help'.\n$", error)
+    assert re.search(r"[^.]\. Try 'main( [a-z-]+)? --help'\.\n$", error)
     assert error.count("\n") == 1
     assert tree(BASE) == before
 
@@ -264,7 +277,7 @@ def test_completion(typed: str, completed: list[str]) -> None:
 
 def test_an_empty_directory_has_no_versions() -> None:
     Path("empty").mkdir()
-    assert run("verify", "empty").stdout.startswith("There are no versions in")
+    assert "There are no versions in" in run("verify", "empty", code=1).stderr
     assert len(run("list", "empty").stdout.splitlines()) == 1
     assert run("list", "empty", "--json").stdout == "[]\n"
 
