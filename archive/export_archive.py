@@ -341,9 +341,10 @@ class ExportArchive:
         """
         self.trace()
         assert self._plan is not None
-        if self._plan.probe is None:
-            self._plan.probe = Probe(self._plan.graph, sample_inputs)
-        return self._plan.probe
+        probe = self._plan.probe
+        if probe is None or probe.sample_inputs is not sample_inputs:
+            probe = self._plan.probe = Probe(self._plan.graph, sample_inputs)
+        return probe
 
     def write(
         self,

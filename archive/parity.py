@@ -87,6 +87,7 @@ class Probe:
     """
 
     def __init__(self, graph: ServableGraph, sample_inputs: Any) -> None:
+        self.sample_inputs = sample_inputs
         calls: dict[str, _Call] = {}
         refused = []
         for name, (endpoint, trace) in graph.signatures().items():

@@ -71,11 +71,11 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         if self._exporter is not None and self._exporter.model is not self.model:
             self._leave()
         if self._exporter is None:
+            if self._is_copy and self._trial is None:
+                _check_no_search()
             self._exporter = Exporter(self.base_dir, self.model, **vars(self._settings))
             if self._trial is not None:
                 self._exporter.within(self._trial)
-            elif self._is_copy:
-                _check_no_search()
         self._exporter.report_failures()
         if self.model.built:
             self._exporter.prepare()
