@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -248,7 +248,7 @@ def publish_record(
     def finish(version: int) -> None:
         nonlocal record
         check()
-        created = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        created = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = replace(record, version=version, created=created)
         if snapshot_time is not None:
             record = replace(record, write_seconds=time.perf_counter() - snapshot_time)

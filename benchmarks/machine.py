@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow", "numpy", "orbax-c
 def describe(directory: Path) -> dict[str, str]:
     """What to know about a run that writes to `directory`."""
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": f"{len(os.sched_getaffinity(0))} × {_cpu()}",
         "load": f"{os.getloadavg()[0]:.1f} before",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
