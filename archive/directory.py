@@ -33,7 +33,7 @@ from .files import (
     sync,
 )
 from .objective import Mode, Objective
-from .paths import absolute_path, check_base_dir
+from .paths import absolute_path, check_base_dir, version_path
 from .record import (
     MANIFEST,
     MANIFEST_DIGEST,
@@ -168,13 +168,7 @@ class ExportDirectory:
             ExportError: there is no such version, it does not verify, or it
                 cannot be written here.
         """
-        source = absolute_path(source_version_path)
-        version = parse(source.name)
-        if version is None:
-            raise VersionNotFoundError(
-                f"Received source_version_path='{source}'. Expected the directory of a version, "
-                "whose name is its number, such as 'trials/trial_0/7'."
-            )
+        source, version = version_path(source_version_path, "source_version_path=")
         record = ExportDirectory(source.parent).record(version)
         check_base_dir(self.path)
         with _clear_errors(self.path), publishing.workspace(self.path) as space:

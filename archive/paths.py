@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from .errors import ExportTypeError, ExportValueError
+from .errors import ExportTypeError, ExportValueError, VersionNotFoundError
 from .publish import STAGING
 from .remote import RemotePath, VersionPath
+from .versions import parse
 
 
 def absolute_path(path: str | os.PathLike[str]) -> VersionPath:
@@ -41,6 +42,24 @@ def local_path(path: str | os.PathLike[str]) -> Path:
             "mounted directory, which can be replaced as a whole by one rename."
         )
     return absolute
+
+
+def version_path(path: str | os.PathLike[str], label: str = "") -> tuple[VersionPath, int]:
+    """The absolute path of a version's directory, and its number.
+
+    `label` goes before the path in the error.
+
+    Raises:
+        ExportError: as `absolute_path`, or it is not named as a version is.
+    """
+    absolute = absolute_path(path)
+    version = parse(absolute.name)
+    if version is None:
+        raise VersionNotFoundError(
+            f"Received {label}'{absolute}'. Expected the directory of a version, whose name is its "
+            "number, such as 'trials/trial_0/7'."
+        )
+    return absolute, version
 
 
 def path_text(path: object, label: str = "") -> str:

@@ -105,7 +105,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
-        self._consider(self._moment(logs), self._validated)
+        self._consider(self._moment(logs))
         self._validated = None
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -143,10 +143,9 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         reason: str,
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-        validated: State | ExportError | None = None,
     ) -> None:
-        if isinstance(validated, ExportError):
-            self._running.fail(validated)
+        if isinstance(self._validated, ExportError):
+            self._running.fail(self._validated)
             return
         self._running.request(
             reason=reason,
@@ -158,7 +157,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             # A training that is resumed may repeat all that came after its checkpoint;
             # one that starts anew, what came before it had one.
             unless="any" if self._is_resumed else "newest",
-            validated=validated,
+            validated=self._validated,
         )
 
     def _start(self, moment: Moment) -> None:
@@ -178,7 +177,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         """Whether what validation runs on may be exported at the end of this epoch."""
         raise NotImplementedError
 
-    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
+    def _consider(self, moment: Moment) -> None:
         """Export if it is time to; what was validated, where the metrics are of that."""
         raise NotImplementedError
 
@@ -305,10 +304,10 @@ class ExportEveryN(ExportCallback):
     def _is_due(self, moment: Moment) -> bool:
         return self._last is not None and self._trigger.is_due(moment, self._last)
 
-    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
+    def _consider(self, moment: Moment) -> None:
         if self._is_due(moment):
             self._last = moment
-            self._export(moment, self._trigger.reason, validated=validated)
+            self._export(moment, self._trigger.reason)
 
 
 class ExportOnImprove(ExportCallback):
@@ -427,7 +426,7 @@ class ExportOnImprove(ExportCallback):
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Others are measured while training goes on.
 
-    def _consider(self, moment: Moment, validated: State | ExportError | None = None) -> None:
+    def _consider(self, moment: Moment) -> None:
         if self.monitor not in moment.metrics:
             return
         trigger = OnImprove(self._objective(), self._min_delta)
@@ -439,14 +438,14 @@ class ExportOnImprove(ExportCallback):
             best = self._running.published_best(trigger.objective)
             return self._baseline is not None or trigger.is_due(moment, best)
 
-        if validated is None and self._may_want_validated() and averages_weights(self.model):
+        if self._validated is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(
                 f"{self.monitor!r} was not measured by the validation of `fit`, and the optimizer "
                 "averages weights. The current weights are exported, which may not be those that "
                 "were measured.",
                 stacklevel=2,
             )
-        self._export(moment, trigger.reason, trigger.objective, still_improves, validated)
+        self._export(moment, trigger.reason, trigger.objective, still_improves)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

@@ -23,10 +23,10 @@ from . import texts
 from .archive.directory import ExportDirectory
 from .archive.errors import DamagedVersionError, ExportError
 from .archive.objective import Mode
+from .archive.paths import version_path
 from .archive.record import WARMUP, ExportRecord
 from .archive.remote import VersionPath
 from .archive.retention import KeepBest, KeepLatest, RetentionPolicy
-from .archive.versions import parse
 
 
 class _Group(click.Group):
@@ -75,12 +75,10 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
 
 
 def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -> VersionPath:
-    path = _directory(ctx, param, value).path
-    if parse(path.name) is None:
-        raise click.BadParameter(
-            f"Received '{value}'. Expected the directory of a version, whose name is its number, "
-            "such as 'trials/trial_0/7'."
-        )
+    try:
+        path, _ = version_path(value)
+    except ExportError as error:
+        raise click.BadParameter(str(error)) from error
     _existing_directory(ctx, param, str(path.parent))
     return path
 
@@ -153,9 +151,7 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 @_VERSION
 def verify(base: ExportDirectory, version: int | None) -> None:
     """Compare every byte of a VERSION with what was published, by default of all."""
-    versions = base.versions() if version is None else [version]
-    if not versions:
-        _newest(base)  # That nothing is wrong would be no answer.
+    versions = _some_versions(base) if version is None else [version]
     failed = 0
     is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
     with click.progressbar(versions, file=sys.stderr, hidden=not is_watched) as watched:
@@ -317,10 +313,14 @@ def _same_as(base: ExportDirectory, version: int) -> list[int]:
 
 
 def _newest(base: ExportDirectory) -> int:
+    return _some_versions(base)[-1]
+
+
+def _some_versions(base: ExportDirectory) -> list[int]:
     versions = base.versions()
     if not versions:
         raise ExportError(f"There are no versions in '{base.path}'.")
-    return versions[-1]
+    return versions
 
 
 def _row(record: ExportRecord | None) -> Iterable[str]:
@@ -366,11 +366,12 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     # Not rich's table: it takes half a second for a thousand rows.
     columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
     widths = [max(map(cell_len, column)) for column in columns]
+    screen = _width()
     for spare in ("published", "epoch", "step"):
-        if sum(min(width, 12) + 2 for width in widths) - 2 > _width():
+        if sum(min(width, 12) + 2 for width in widths) - 2 > screen:
             index = [column[0] for column in columns].index(spare)
             del columns[index], widths[index]
-    room = max(_width() - 2 * (len(widths) - 1), 4 * len(widths))
+    room = max(screen - 2 * (len(widths) - 1), 4 * len(widths))
     while sum(widths) > room:
         widths[widths.index(max(widths))] -= 1
     for row in zip(*columns, strict=True):

@@ -350,8 +350,7 @@ class Exporter:
 def _as_export_errors() -> Iterator[None]:
     try:
         yield
+    except ExportError:
+        raise
     except Exception as error:
-        failure = as_export_error("The model cannot be exported", error)
-        if failure is error:
-            raise
-        raise failure from error
+        raise as_export_error("The model cannot be exported", error) from error

@@ -136,7 +136,8 @@ def test_a_real_tensorboard_shows_them() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # In Keras and KerasTuner.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # In Keras.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_what_people_see_in_a_browser() -> None:
     best, every = ExportOnImprove("served/best", "val_loss"), ExportEveryN("served/every", n=2)

@@ -94,7 +94,8 @@ def write(writer: int) -> None:
     callback = ExportEveryN(BASE, unit="batch", keep=5, log_dir=None)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", DeprecationWarning)  # TensorFlow's, on Python 3.13.
+        # TensorFlow's, on Python 3.13.
+        warnings.filterwarnings("ignore", ".*___pyct_anno", DeprecationWarning)
         for steps in (1, 49):
             print("ready", flush=True)
             sys.stdin.readline()
