@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,26 @@ class _Plan:
     graph: ServableGraph
     token: _Token
     options: dict[str, Any] | None
-    reader: StateReader
+    measured: StateReader
+    progress: StateReader
     saved: SavedGraph | None = None
     probe: Probe | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state to export, read at one point in time."""
+    """The state to export, read at one point in time, or at two.
+
+    Attributes:
+        plan: what to export.
+        measured: gives the weights and tables.
+        progress: gives the other state: seeds, and that of optimizers. None until
+            `ExportArchive.completed`.
+    """
 
     plan: _Plan
-    tensors: Callable[[], list[tf.Tensor]]
+    measured: Callable[[], list[tf.Tensor]]
+    progress: Callable[[], list[tf.Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -292,7 +301,7 @@ class ExportArchive:
         """
         target = Path(os.path.realpath(local_path(filepath)))
         check_replaceable(target)
-        snapshot = self.snapshot(options)
+        snapshot = self.completed(self.snapshot(options))
         with replacing(target) as staged:
             self.write(snapshot, staged)
         self.moved(target)
@@ -320,18 +329,31 @@ class ExportArchive:
                 }
         endpoints = list(self._endpoints.values())
         graph = ServableGraph(endpoints, self._lists(), self._tracked, options)
-        reader = StateReader(graph.variables, graph.tables)
-        self._plan = _Plan(graph, self._token(graph), wanted, reader)
+        self._plan = _Plan(
+            graph,
+            self._token(graph),
+            wanted,
+            measured=StateReader(graph.measured, graph.tables),
+            progress=StateReader(graph.progress, []),
+        )
 
     def snapshot(self, options: tf.saved_model.SaveOptions | None = None) -> Snapshot:
-        """Read everything the artifact needs, now; on the thread that trains.
+        """Read the weights now, on the thread that trains. `completed` reads the rest.
+
+        Validation may run on weights that are put in for it, and it moves the seeds
+        of some layers. A version holds the weights that were measured, and the seeds
+        and the optimizer state that training goes on with.
 
         Raises:
             ExportValueError: as `trace`.
         """
         self.trace(options)
         assert self._plan is not None
-        return Snapshot(self._plan, self._plan.reader.read())
+        return Snapshot(self._plan, self._plan.measured.read())
+
+    def completed(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with all other state as it is now, on the thread that trains."""
+        return replace(snapshot, progress=snapshot.plan.progress.read())
 
     def probe(self, sample_inputs: Any) -> Probe:
         """The endpoints to compare with the artifact, `trace`d, and inputs for them.
@@ -352,7 +374,7 @@ class ExportArchive:
         directory: Path,
         earlier: Callable[[], ExportRecord | None] = lambda: None,
     ) -> Written:
-        """Write a snapshot as a SavedModel into an empty directory; on any thread.
+        """Write a `completed` snapshot as a SavedModel into an empty directory; on any thread.
 
         Snapshots are written one at a time. Variables that equal those of the
         last one are linked; or those of the sound version that `earlier` gives,
@@ -362,14 +384,17 @@ class ExportArchive:
         reused = plan.saved is not None
         if plan.saved is None:
             plan.saved = plan.graph.save(directory)
-            plan.reader.trace()
+            plan.measured.trace()
+            plan.progress.trace()
         else:
             for name, file in plan.saved.files.items():
                 file.put(directory / name)
         saved = plan.saved
         (directory / "assets").mkdir(exist_ok=True)
+        assert snapshot.progress is not None
         tensors = {
-            **dict(zip(saved.keys, snapshot.tensors(), strict=True)),
+            **dict(zip(saved.measured_keys, snapshot.measured(), strict=True)),
+            **dict(zip(saved.progress_keys, snapshot.progress(), strict=True)),
             OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
         }
         files = self._bundles.write(directory, tensors, saved.steady, earlier)

@@ -91,7 +91,10 @@ class ServableGraph:
         listed = [variable for variables in self.lists.values() for variable in variables]
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
         read = [variable for trace in traces for variable in trace.variables]
-        self.variables = _unique([*listed, *(item for item in read if id(item) not in hidden)])
+        found = _unique([*listed, *(item for item in read if id(item) not in hidden)])
+        moving = self._progress(lists)
+        self.measured = [variable for variable in found if id(variable) not in moving]
+        self.progress = [variable for variable in found if id(variable) in moving]
         self.resources = _exported(self.host_state.resources, tracked, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
         self._check_captures()
@@ -115,6 +118,11 @@ class ServableGraph:
             )
         return self._saved(directory)
 
+    @property
+    def variables(self) -> list[Any]:
+        """Every variable in the artifact, each once."""
+        return [*self.measured, *self.progress]
+
     def signatures(self) -> dict[str, tuple[Endpoint, Any]]:
         """The endpoint behind each signature, and the trace that it calls."""
         endpoints = {SERVING_DEFAULT: self.endpoints[0]}
@@ -127,6 +135,25 @@ class ServableGraph:
             name: traces[0].pretty_printed_signature(verbose=True)
             for name, traces in self._traces.items()
         }
+
+    def _progress(self, lists: Mapping[str, Sequence[Any]]) -> set[int]:
+        """The variables that tell how far training has come, and not what was measured.
+
+        They are the seeds of random layers, the states of recurrent ones, and what
+        collections hold besides weights, such as the state of an optimizer.
+        """
+        layers = self.host_state.layers
+        weights = {id(raw_variable(item)) for layer in layers for item in layer.weights}
+        states = [
+            state
+            for layer in layers
+            if getattr(layer, "stateful", False)
+            for state in tf.nest.flatten(getattr(layer, "states", None))
+            if state is not None
+        ]
+        kept = [item for variables in lists.values() for item in variables]
+        found = {id(raw_variable(item)) for item in [*self.host_state.seeds, *states, *kept]}
+        return found - weights
 
     def _save_options(self) -> tf.saved_model.SaveOptions | None:
         """The options, with aliases of endpoints given to the functions that are saved."""
@@ -170,18 +197,18 @@ class ServableGraph:
         """Take the variables out of a full save and keep the rest in memory."""
         reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
         object_graph = reader.get_tensor(OBJECT_GRAPH_KEY)
-        keys = [
-            *(_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)),
-            *_table_keys(state_keys(object_graph, _RESOURCES)),
-        ]
-        unknown = set(reader.get_variable_to_shape_map()) - {*keys, OBJECT_GRAPH_KEY}
+        variable_keys = [_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)]
+        table_keys = _table_keys(state_keys(object_graph, _RESOURCES))
+        known = {*variable_keys, *table_keys, OBJECT_GRAPH_KEY}
+        unknown = set(reader.get_variable_to_shape_map()) - known
         if unknown:
             raise ExportError(
                 "The endpoints depend on state that cannot be read at one point in time: "
                 f"{sorted(unknown)}. Expected variables and lookup tables only."
             )
         shutil.rmtree(directory / "variables")
-        key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
+        key_of = dict(zip(map(id, self.variables), variable_keys, strict=True))
+        count = len(self.measured)
         write_index(directory, self._index(key_of))
         files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         fingerprint = files.pop(FINGERPRINT)
@@ -190,7 +217,8 @@ class ServableGraph:
             files=files,
             fingerprint=fingerprint.content,
             object_graph=object_graph,
-            keys=keys,
+            measured_keys=[*variable_keys[:count], *table_keys],
+            progress_keys=variable_keys[count:],
             steady=frozenset(key_of[id(item)] for item in self.lists.get(STEADY, ())),
             endpoints={
                 name: endpoint_info(signature)
@@ -207,7 +235,9 @@ class SavedGraph:
         files: every file that is the same in each of them, by relative path.
         fingerprint: the contents of `fingerprint.pb`, which names a checkpoint.
         object_graph: the checkpoint's string entry that describes the objects.
-        keys: the checkpoint key of each tensor of a snapshot, in its order.
+        measured_keys: the checkpoint key of each measured variable, and of the keys
+            and values of each table.
+        progress_keys: the checkpoint key of each variable of the training's progress.
         steady: those of variables that training is likely to leave as they are.
         endpoints: every signature.
     """
@@ -215,7 +245,8 @@ class SavedGraph:
     files: Mapping[str, KeptFile]
     fingerprint: bytes
     object_graph: bytes
-    keys: Sequence[str]
+    measured_keys: Sequence[str]
+    progress_keys: Sequence[str]
     steady: frozenset[str]
     endpoints: Mapping[str, EndpointInfo]
 

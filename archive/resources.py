@@ -27,10 +27,12 @@ class HostState:
     Attributes:
         layers: every layer, each once.
         resources: lookup tables and assets, each once.
+        seeds: the variables that random layers count their draws in.
     """
 
     layers: list[keras.Layer]
     resources: list[Any]
+    seeds: list[Any]
 
     def dependencies(self) -> list[Any]:
         """What the trace of a function depends on: if one is another, it is stale."""
@@ -46,6 +48,7 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
     """
     resources: list[Any] = []
     layers: list[keras.Layer] = []
+    seeds: list[Any] = []
     seen: dict[int, Any] = {}
     stack = list(roots)[::-1]
     while stack:
@@ -57,8 +60,10 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
             resources.append(item)
         elif isinstance(item, keras.Layer):
             layers.append(item)
+        elif isinstance(item, keras.random.SeedGenerator):
+            seeds.append(item.state)
         stack.extend(reversed(_held(item)))
-    return HostState(layers, resources)
+    return HostState(layers, resources, seeds)
 
 
 def is_mutable_table(resource: Any) -> bool:

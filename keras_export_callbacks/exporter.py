@@ -173,8 +173,8 @@ class Exporter:
         variables: then the future holds its record. A training that is resumed
         from a checkpoint repeats what came after it.
 
-        `validated` is what `state` gave when validation began, to be exported
-        instead of what there is now.
+        `validated` is what `state` gave when validation began. Its weights are
+        exported instead of those that there are now.
         """
         self.report_failures()
         if self._closed:
@@ -183,7 +183,7 @@ class Exporter:
         self._publisher.wait_for_room()
         waited = time.perf_counter() - start
         try:
-            state = self.state() if validated is None else validated
+            state = (self.state() if validated is None else validated).completed()
         except ExportError as failure:
             if self._settings.on_error == "raise":
                 raise
@@ -211,7 +211,7 @@ class Exporter:
         return self._publisher.submit(state, request)
 
     def state(self) -> State:
-        """What there is to export now, on the thread that trains.
+        """The weights as they are now, to be `completed`, on the thread that trains.
 
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.

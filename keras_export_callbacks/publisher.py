@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -52,6 +52,13 @@ class State:
     expected: Sequence[Expected]
     seconds: float
     live_seconds: float
+
+    def completed(self) -> State:
+        """With seeds and optimizer state as they are now, on the thread that trains."""
+        start = time.perf_counter()
+        snapshot = self.archive.completed(self.snapshot)
+        seconds = self.seconds + time.perf_counter() - start
+        return replace(self, snapshot=snapshot, seconds=seconds)
 
 
 @dataclass(frozen=True)
