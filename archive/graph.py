@@ -21,6 +21,7 @@ import tensorflow as tf
 from ._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
+    argument_names,
     replicas,
     signature_defs,
     state_keys,
@@ -31,7 +32,7 @@ from .files import KeptFile, relative_files
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
-from .signatures import endpoint_info
+from .signatures import check_input_names, endpoint_info
 from .variable_index import VariableIndex, VariableInfo, write_index
 
 # The attributes of the root under which every variable and table can be found
@@ -85,6 +86,8 @@ class ServableGraph:
         self._signatures = {
             name: signature_of(name, traces[0]) for name, traces in self._traces.items()
         }
+        for name, signature in self._signatures.items():
+            check_input_names(name, argument_names(signature))
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
         self.host_state = find_host_state(roots)  # Tracing may have made more.
         traces = [trace for traces in self._traces.values() for trace in traces]
@@ -123,11 +126,15 @@ class ServableGraph:
         """Every variable in the artifact, each once."""
         return [*self.measured, *self.progress]
 
-    def signatures(self) -> dict[str, tuple[Endpoint, Any]]:
-        """The endpoint behind each signature, and the trace that it calls."""
+    def signatures(self) -> dict[str, Signature]:
+        """Every signature by name."""
         endpoints = {SERVING_DEFAULT: self.endpoints[0]}
         endpoints |= {endpoint.name: endpoint for endpoint in self.endpoints}
-        return {name: (item, self._traces[item.name][0]) for name, item in endpoints.items()}
+        return {
+            name: Signature(item, self._traces[item.name][0], argument_names(signature))
+            for name, item in endpoints.items()
+            for signature in [self._signatures[name]]
+        }
 
     def describe(self) -> Mapping[str, str]:
         """Arguments and outputs of each endpoint, as TensorFlow prints them."""
@@ -225,6 +232,21 @@ class ServableGraph:
                 for name, signature in signature_defs(files["saved_model.pb"].content).items()
             },
         )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature before it is saved.
+
+    Attributes:
+        endpoint: what it serves.
+        trace: the trace that it calls.
+        inputs: the names of its inputs, in the order of the endpoint's arguments.
+    """
+
+    endpoint: Endpoint
+    trace: Any
+    inputs: Sequence[str]
 
 
 @dataclass(frozen=True)

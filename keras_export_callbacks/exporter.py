@@ -23,6 +23,7 @@ from .archive.objective import Objective
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy
+from .archive.samples import known_sample
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
@@ -222,9 +223,11 @@ class Exporter:
             snapshot = archive.snapshot()
             read = time.perf_counter()
             sample = self._settings.sample_inputs
-            expected = [] if sample is None else archive.probe(sample).expect()
+            probe = None if sample is None else archive.probe(sample)
+            expected = probe.expect() if probe else []
         end = time.perf_counter()
-        return State(archive, snapshot, expected, end - start, end - read)
+        skipped = probe.skipped if probe else {}
+        return State(archive, snapshot, expected, skipped, end - start, end - read)
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that what is wrong with them shows at once.
@@ -342,7 +345,8 @@ class Exporter:
 
     def _registered(self) -> ExportArchive:
         archive = ExportArchive()
-        self._settings.endpoints(archive, self.model)
+        with known_sample(self._settings.sample_inputs):
+            self._settings.endpoints(archive, self.model)
         return archive
 
 

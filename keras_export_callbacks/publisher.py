@@ -43,6 +43,7 @@ class State:
         archive: what was registered.
         snapshot: the variables.
         expected: what the endpoints computed of the sample inputs.
+        skipped: why other signatures cannot be compared, by name.
         seconds: how long training waited for all this.
         live_seconds: how much of that was for `expected`.
     """
@@ -50,6 +51,7 @@ class State:
     archive: ExportArchive
     snapshot: Snapshot
     expected: Sequence[Expected]
+    skipped: Mapping[str, str]
     seconds: float
     live_seconds: float
 
@@ -313,8 +315,14 @@ def _compared(staged: Path, state: State) -> ParityInfo | None:
     if not state.expected:
         return None
     start = time.perf_counter()
-    differences = check(staged, state.expected)
-    return ParityInfo(state.live_seconds, time.perf_counter() - start, differences)
+    compared = check(staged, state.expected)
+    return ParityInfo(
+        live_seconds=state.live_seconds,
+        check_seconds=time.perf_counter() - start,
+        differences=compared.differences,
+        allowed=compared.allowed,
+        skipped=state.skipped,
+    )
 
 
 def _warmup_files(staged: Path) -> dict[str, FileInfo]:
