@@ -18,13 +18,14 @@ from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .identities import Identities
+from .model_call import ModelCall
 from .parity import Probe
 from .paths import local_path
 from .record import EndpointInfo, ExportRecord
 from .replacing import check_replaceable, replacing
 from .resources import find_host_state
 from .shards import DIRECTORY
-from .signatures import tensor_specs
+from .signatures import guesses_dtypes, model_signature, tensor_specs
 from .snapshot import StateReader
 from .weights import BundleWriter
 
@@ -450,6 +451,22 @@ class ExportArchive:
     def take_collections(self, other: ExportArchive) -> None:
         """Export the collections of `other` from now on, without tracing again."""
         self._collections = other._collections
+
+    def guessed(self) -> list[keras.Model]:
+        """The models whose dtypes are a guess: nothing has told them yet."""
+        return [model for model, _ in self._guesses() if guesses_dtypes(model)]
+
+    def has_wrong_guess(self) -> bool:
+        """Whether a dtype that was guessed is known by now, and is another one."""
+        return any(signature != model_signature(model) for model, signature in self._guesses())
+
+    def _guesses(self) -> list[tuple[keras.Model, Any]]:
+        """The models whose dtypes were not known when they were registered, with these."""
+        return [
+            (endpoint.fn.model, endpoint.signature)
+            for endpoint in self._endpoints.values()
+            if isinstance(endpoint.fn, ModelCall) and endpoint.fn.is_guess
+        ]
 
     def _check_name(self, name: object, taken: Iterable[str] | None = None) -> None:
         if not isinstance(name, str):

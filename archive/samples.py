@@ -18,6 +18,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ._keras import fed_inputs
+
 # What the model in question is called with, while its endpoints are registered.
 _sample: ContextVar[Any] = ContextVar("sample", default=None)
 
@@ -34,21 +36,30 @@ def known_sample(sample_inputs: Any) -> Iterator[None]:
         _sample.reset(token)
 
 
-def call_dtypes(specs: Sequence[Any]) -> list[Any] | None:
+def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
     """The dtypes that a model is called with, for each leaf of `specs`, if they are known.
 
+    They are those of the batches of `fit`, or of `known_sample`. Floats are cast by the
+    model itself, and stay as in `specs`.
+
     Args:
+        model: a model that records the shapes it is called with, and not the dtypes.
         specs: one structure of `tf.TensorSpec` per argument of the call.
     """
-    sample = _sample.get()
-    if sample is None:
-        return None
-    try:
-        tensors = _tensors(specs, sample)
-        _check_shapes(_leaves(specs), tensors)
-    except (TypeError, ValueError):
-        return None  # The sample is for another endpoint.
-    return [tensor.dtype for tensor in tensors]
+    for source in (fed_inputs(model), _sample.get()):
+        if source is None:
+            continue
+        try:
+            pairs = _aligned(specs, source)
+            dtypes = [tf.as_dtype(_as_array(item).dtype) for _, item in pairs]
+            _check_shapes([spec for spec, _ in pairs], [_as_array(item) for _, item in pairs])
+        except (TypeError, ValueError):
+            continue  # It is for something else.
+        return [
+            spec.dtype if dtype.is_floating else dtype
+            for (spec, _), dtype in zip(pairs, dtypes, strict=True)
+        ]
+    return None
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def arguments(specs: Sequence[Any], names: Sequence[str], sample_inputs: Any) ->
         TypeError, ValueError: the sample does not fit.
     """
     wanted = _leaves(specs)
-    live = _tensors(specs, sample_inputs)
+    live = [_as_fitted(item, spec) for spec, item in _aligned(specs, sample_inputs)]
     sent = [
         _as_sent(tensor, spec, name) for tensor, spec, name in zip(live, wanted, names, strict=True)
     ]
@@ -112,15 +123,19 @@ def _packed(specs: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
     return packed
 
 
-def _tensors(specs: Sequence[Any], sample_inputs: Any) -> list[Any]:
-    """The tensors of a sample, in the order of the leaves of `specs`, as `fit` gives them."""
+def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSpec, Any]]:
+    """Each leaf of `specs` with what a sample has for it.
+
+    Raises:
+        ValueError: the sample is of another structure.
+    """
     taking = [spec for spec in specs if _leaves(spec)]
     several = len(taking) > 1 and isinstance(sample_inputs, list | tuple)
     samples = list(sample_inputs) if several else [sample_inputs]
     try:
         if len(samples) != len(taking):
             raise ValueError
-        pairs = [
+        return [
             pair
             for spec, sample in zip(taking, samples, strict=True)
             for pair in _pairs(spec, sample)
@@ -129,7 +144,6 @@ def _tensors(specs: Sequence[Any], sample_inputs: Any) -> list[Any]:
         # What is in the arrays would fill pages.
         received = tf.nest.map_structure(_brief, sample_inputs)
         raise ValueError(f"received {received!s:.200}") from None
-    return [_as_fitted(item, spec) for spec, item in pairs]
 
 
 def _pairs(spec: Any, sample: Any) -> Iterator[tuple[tf.TensorSpec, Any]]:
@@ -172,17 +186,23 @@ def _is_array(item: Any) -> bool:
 
 def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
     """An array as `fit` gives it to the model: floats are cast, and nothing else."""
-    if isinstance(item, keras.Variable):
-        item = item.value
-    elif not tf.is_tensor(item):
-        item = np.asarray(item)
-        if item.dtype == object and all(isinstance(part, str | bytes) for part in item.flat):
-            item = tf.convert_to_tensor(item.tolist(), tf.string)
-    tensor = tf.convert_to_tensor(item)
+    tensor = tf.convert_to_tensor(_as_array(item))
     is_other = tensor.dtype != spec.dtype and tensor.dtype != keras.config.floatx()
     return (
         tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating and is_other else tensor
     )
+
+
+def _as_array(item: Any) -> Any:
+    """A thing with a shape and a dtype of TensorFlow's."""
+    if isinstance(item, keras.Variable):
+        return item.value
+    if tf.is_tensor(item) or isinstance(item, tf.TensorSpec | tf.Variable):
+        return item
+    array = np.asarray(item)
+    if array.dtype == object and all(isinstance(part, str | bytes) for part in array.flat):
+        return tf.convert_to_tensor(array.tolist(), tf.string)
+    return array
 
 
 def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
@@ -217,9 +237,9 @@ def _loses(tensor: tf.Tensor, cast: tf.Tensor) -> bool:
 
 def _check_shapes(
     specs: Sequence[tf.TensorSpec],
-    tensors: Sequence[tf.Tensor],
+    tensors: Sequence[Any],
     names: Sequence[str] | None = None,
-    received: Sequence[tf.Tensor] | None = None,
+    received: Sequence[Any] | None = None,
 ) -> None:
     for place, (spec, tensor) in enumerate(zip(specs, tensors, strict=True)):
         if not spec.shape.is_compatible_with(tensor.shape):

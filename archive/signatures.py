@@ -54,8 +54,8 @@ def model_signature(model: keras.Model) -> list[Any]:
         model: a built model.
 
     Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A subclassed
-    model does not record the dtypes that it is called with. They are those of
-    `known_sample`, if it fits, and else the model's `input_dtype`.
+    model does not record the dtypes that it is called with. They are those that
+    `fit` feeds or of `known_sample`, if one fits, and else the model's `input_dtype`.
 
     Raises:
         ExportError: the model is not built, or does not tell its input shapes; or
@@ -66,9 +66,10 @@ def model_signature(model: keras.Model) -> list[Any]:
     return signature
 
 
-def records_dtypes(model: keras.Model) -> bool:
-    """Whether a model tells the dtypes of its inputs; a subclassed one does not."""
-    return isinstance(model, keras.Sequential) or _functional_inputs(model) is not None
+def guesses_dtypes(model: keras.Model) -> bool:
+    """Whether the dtypes in a model's signature are a guess, for nothing tells them."""
+    is_declared = isinstance(model, keras.Sequential) or _functional_inputs(model) is not None
+    return not is_declared and call_dtypes(model, _called_specs(model)) is None
 
 
 def _model_signature(model: keras.Model) -> list[Any]:
@@ -240,7 +241,8 @@ def _functional_inputs(model: keras.Model) -> Any:
         return None
 
 
-def _called_signature(model: keras.Model) -> list[Any]:
+def _called_specs(model: keras.Model) -> list[Any]:
+    """The specs of the call that built a model, for floats."""
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if any(shape is None for shape in shapes.values()):
@@ -250,14 +252,18 @@ def _called_signature(model: keras.Model) -> list[Any]:
             "through the `endpoints` argument."
         )
     single = len(shapes) == 1
-    specs = [
+    return [
         _convert(
             _from_shapes(shape, model.input_dtype),
             "inputs" if single else name.removesuffix("_shape"),
         )
         for name, shape in shapes.items()
     ]
-    if (dtypes := call_dtypes(specs)) is None:
+
+
+def _called_signature(model: keras.Model) -> list[Any]:
+    specs = _called_specs(model)
+    if (dtypes := call_dtypes(model, specs)) is None:
         _check_dtype(model)
         return specs
     typed = [

@@ -6,7 +6,7 @@ import keras
 
 from .archive.export_archive import ExportArchive
 from .archive.model_call import ModelCall
-from .archive.signatures import model_signature, records_dtypes
+from .archive.signatures import guesses_dtypes, model_signature
 
 OPTIMIZER_VARIABLES = "optimizer_variables"
 
@@ -46,7 +46,7 @@ def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
     """
     signature = model_signature(model)
     archive.track(model)
-    is_guess = not records_dtypes(model)
+    is_guess = guesses_dtypes(model)
     archive.add_endpoint("serve", ModelCall(model, False, is_guess), signature)
     archive.add_endpoint("call_training", ModelCall(model, True, is_guess), signature)
     optimizer = getattr(model, "optimizer", None)

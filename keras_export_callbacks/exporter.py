@@ -111,6 +111,7 @@ class Exporter:
         self._optimizer_was_built = False
         self._closed = False
         self._was_noticed = False
+        self._has_guessed = False
         self._publisher = Publisher(self.directory, self._settings)
 
     @property
@@ -220,6 +221,7 @@ class Exporter:
         start = time.perf_counter()
         with _as_export_errors():
             archive = self._current_archive()
+            self._warn_of_guesses(archive)
             snapshot = archive.snapshot()
             read = time.perf_counter()
             sample = self._settings.sample_inputs
@@ -331,11 +333,23 @@ class Exporter:
                 stacklevel=4,
             )
 
+    def _warn_of_guesses(self, archive: ExportArchive) -> None:
+        """Say once that a model is exported for a dtype that nothing has told."""
+        if not self._has_guessed and (models := archive.guessed()):
+            self._has_guessed = True
+            warnings.warn(
+                f"Model '{models[0].name}' does not record the dtype of its inputs, so it is "
+                f"exported for {models[0].input_dtype}. Pass `sample_inputs`, a batch as the model "
+                "is called with, to export it for the right one.",
+                stacklevel=4,
+            )
+
     def _current_archive(self) -> ExportArchive:
         """The archive, registered anew when the model has another optimizer."""
         optimizer = getattr(self.model, "optimizer", None)
         is_built = optimizer is not None and optimizer.built
-        if self._archive is None or self._optimizer is not optimizer:
+        is_other = self._optimizer is not optimizer
+        if self._archive is None or is_other or self._archive.has_wrong_guess():
             self._archive = self._registered()
         elif is_built and not self._optimizer_was_built:
             # It has made its variables only now; what is traced does not use them.

@@ -86,6 +86,32 @@ def test_a_subclassed_model_is_served_for_the_dtype_it_was_trained_on(build: Any
     np.testing.assert_allclose(served["output_0"], model.predict(x, verbose=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_built", [False, True])
+def test_without_a_sample_the_dtype_is_that_of_the_batches_of_fit(is_built: bool) -> None:
+    x = np.arange(24, dtype="uint8").reshape(8, 3) * 10
+    model = Pixels()
+    if is_built:
+        model(x)
+    model.compile("sgd", "mse", steps_per_execution=2)
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(
+        x, np.ones((8, 2), "float32"), batch_size=2, epochs=2, verbose=0, callbacks=[callback]
+    )
+    for record in callback.exports:
+        assert record.endpoints["serve"].inputs["inputs"].dtype == "uint8"
+    served = run_in_c(callback.exports[-1].path, "serve", {"inputs": x})
+    np.testing.assert_allclose(served["output_0"], model.predict(x, verbose=0), rtol=1e-5)
+
+
+def test_a_guess_of_the_dtype_is_warned_of_once() -> None:
+    model = Pixels()
+    model(ROWS)
+    with Exporter("base", model, log_dir=None) as exporter:
+        with pytest.warns(UserWarning, match="does not record the dtype.*exported for float32"):
+            exporter.export().result()
+        exporter.export().result()
+
+
 def test_so_is_a_part_of_a_model() -> None:
     outer = keras.Model()
     outer.inner = Pixels()
@@ -115,7 +141,8 @@ def test_a_guess_of_the_dtype_is_told_when_it_is_wrong() -> None:
     model(np.arange(3))
     with (
         Exporter("base", model, log_dir=None) as exporter,
-        pytest.raises(ExportError, match=r"float32 was assumed.*`sample_inputs`.*TensorSpec"),
+        pytest.warns(UserWarning, match="does not record the dtype"),
+        pytest.raises(ExportError, match=r"(?s)float32 was assumed.*`sample_inputs`.*TensorSpec"),
     ):
         exporter.export()
 
