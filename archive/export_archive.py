@@ -18,7 +18,7 @@ from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .identities import Identities
-from .model_call import ModelCall
+from .model_call import ModelCall, is_built
 from .parity import Probe
 from .paths import local_path
 from .record import EndpointInfo, ExportRecord
@@ -162,7 +162,7 @@ class ExportArchive:
         Raises:
             ExportValueError: it is neither, or a layer that is not built.
         """
-        if isinstance(resource, keras.Layer) and not resource.built:
+        if isinstance(resource, keras.Layer) and not is_built(resource):
             raise ExportValueError(
                 f"Layer '{resource.name}' has not been built, so it has no variables to export. "
                 "Call it on data, or call its `build(input_shape)`, before `track`."

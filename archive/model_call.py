@@ -11,7 +11,37 @@ from typing import Any
 
 import keras
 
-from .errors import error_like
+from .errors import ExportValueError, error_like
+
+
+def has_call(model: keras.Model) -> bool:
+    """Whether a model can be called; one with a `train_step` of its own need not be."""
+    return type(model).call is not keras.Model.call
+
+
+def check_call(model: keras.Model) -> None:
+    """Raise unless a model can be called, with the line that exports a part of it.
+
+    Raises:
+        ExportValueError: it has no `call`.
+    """
+    if has_call(model):
+        return
+    parts = {name: item for name, item in vars(model).items() if isinstance(item, keras.Layer)}
+    models = [name for name, item in parts.items() if isinstance(item, keras.Model)]
+    part = next(iter([*models, *parts]), "part")
+    raise ExportValueError(
+        f"Model '{model.name}' has no `call`, so it cannot be exported as a whole. Export the part "
+        "of it that is to be served: "
+        f"`endpoints=lambda archive, model: standard_endpoints(archive, model.{part})`."
+    )
+
+
+def is_built(layer: keras.Layer) -> bool:
+    """Whether a layer has its variables. Keras never says so of a model without a `call`."""
+    if isinstance(layer, keras.Model) and not has_call(layer):
+        return bool(layer.layers) and all(map(is_built, layer.layers))
+    return bool(layer.built)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from .errors import ExportTypeError, ExportValueError
+from .model_call import check_call
 from .record import EndpointInfo, TensorInfo
 from .resources import find_host_state
 from .samples import call_dtypes
@@ -77,6 +78,7 @@ def _model_signature(model: keras.Model) -> list[Any]:
         raise ExportTypeError(
             f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
         )
+    check_call(model)
     if not model.built:
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so its inputs are not known. "
