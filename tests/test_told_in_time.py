@@ -130,6 +130,7 @@ def test_that_line_exports_its_part() -> None:
 def test_a_model_without_call_is_tracked_and_restored_by_its_variables() -> None:
     def everything(archive: ExportArchive, model: Any) -> None:
         archive.track(model)
+        archive.add_variable_collection("optimizer_variables", model.optimizer.variables)
         archive.add_endpoint(
             "generate", lambda noise: model.generator(noise), [tf.TensorSpec((None, 2))]
         )
