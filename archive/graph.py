@@ -29,6 +29,7 @@ from ._tensorflow import (
 from .endpoint import Endpoint, signature_of
 from .errors import ExportError, UntrackedError
 from .files import KeptFile, relative_files
+from .operations import operations
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
@@ -45,6 +46,9 @@ _PARTS = ("keys", "values")
 
 SERVING_DEFAULT = "serving_default"
 FINGERPRINT = "fingerprint.pb"
+
+# The operations of `tf.py_function` and `tf.numpy_function`.
+_IN_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 # The list of variables, if there is one, that optimizers do not change.
 STEADY = "non_trainable_variables"
@@ -86,6 +90,8 @@ class ServableGraph:
         self._signatures = {
             name: signature_of(name, traces[0]) for name, traces in self._traces.items()
         }
+        for name, traces in self._traces.items():
+            _check_portable(name, traces)
         for name, signature in self._signatures.items():
             check_input_names(name, argument_names(signature))
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
@@ -305,6 +311,18 @@ def _portable(layers: Iterable[keras.Layer]) -> Iterator[None]:
     finally:
         for layer, use_cudnn in zip(recurrent, wanted, strict=True):
             layer.use_cudnn = use_cudnn
+
+
+def _check_portable(name: str, traces: Iterable[Any]) -> None:
+    """Raise if an endpoint calls back into Python, which no SavedModel holds."""
+    found = sorted({node.op for trace in traces for node in operations(trace)} & _IN_PYTHON)
+    if found:
+        raise ExportError(
+            f"Endpoint '{name}' runs Python code ({', '.join(found)}), which is not saved, so that "
+            "no other process could run it. Write that code with `keras.ops` or TensorFlow's "
+            "operations instead of `tf.py_function` and `tf.numpy_function`, or keep it out of the "
+            "endpoint."
+        )
 
 
 def _handle(resource: Any) -> Any:

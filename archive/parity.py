@@ -22,6 +22,7 @@ from .c_library import run_apart
 from .errors import ExportValueError, ParityError
 from .graph import ServableGraph, Signature
 from .model_call import ModelCall
+from .operations import dtypes, operations
 from .resources import find_host_state
 from .rounding import Difference, difference, resolution_of, tolerance_of
 from .samples import Arguments, arguments
@@ -152,7 +153,7 @@ class Probe:
 
     def _call(self, signature: Signature) -> _Call | str:
         """A call of a signature, or why it cannot be compared."""
-        nodes = _nodes(signature.trace)
+        nodes = operations(signature.trace)
         if problem := _obstacle(signature.trace):
             return problem
         moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
@@ -165,7 +166,7 @@ class Probe:
                 f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
                 f"{error}."
             )
-        call = _Call(signature, [], found, resolution_of(_dtypes(nodes)), moves_state)
+        call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
         fn = signature.endpoint.fn
         is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
         if is_plain and find_host_state([fn]).is_kerass:
@@ -187,9 +188,9 @@ class Probe:
         with keras.StatelessScope() as scope:
             function = tf.function(endpoint.fn, input_signature=endpoint.signature, autograph=False)
             trace = function.get_concrete_function()
-            if any(_CHANGES_STATE.match(node.op) for node in _nodes(trace)):
+            if any(_CHANGES_STATE.match(node.op) for node in operations(trace)):
                 return False
-            if any("Random" in node.op for node in _nodes(trace, leading_to=trace.outputs)):
+            if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
 
@@ -198,36 +199,6 @@ _NO_INFERENCE = (
     "changes variables or draws random numbers, so that calling it would disturb training. "
     "Leave the sample_inputs out, or register an endpoint that does not."
 )
-
-
-def _nodes(trace: Any, leading_to: Sequence[Any] | None = None) -> list[Any]:
-    """The operations in a trace and in the functions it calls, as `NodeDef`s.
-
-    Args:
-        trace: a traced function.
-        leading_to: tensors in it, for only the operations that these depend on.
-    """
-    graph = trace.graph.as_graph_def()
-    wanted = None if leading_to is None else _names_before(leading_to)
-    found = [node for node in graph.node if wanted is None or node.name in wanted]
-    functions = {function.signature.name: function.node_def for function in graph.library.function}
-    for node in found:  # It grows meanwhile.
-        for attribute in node.attr.values():
-            for called in (attribute.func, *attribute.list.func):
-                found += functions.pop(called.name, ())
-    return found
-
-
-def _names_before(tensors: Sequence[Any]) -> set[str]:
-    """The names of the operations that tensors depend on."""
-    names: set[str] = set()
-    left = [tensor.op for tensor in tensors]
-    while left:
-        operation = left.pop()
-        if operation.name not in names:
-            names.add(operation.name)
-            left += [tensor.op for tensor in operation.inputs]
-    return names
 
 
 def _obstacle(trace: Any) -> str | None:
@@ -293,14 +264,3 @@ def _compare(expected: Expected, outputs: Mapping[str, Any]) -> dict[str, Differ
 def _specs(trace: Any) -> tuple[Any, ...]:
     positional, _ = trace.structured_input_signature
     return tuple(positional)
-
-
-def _dtypes(nodes: Sequence[Any]) -> set[int]:
-    """The numbers of all dtypes that occur in a trace."""
-    return {
-        number
-        for node in nodes
-        for value in node.attr.values()
-        for number in (value.type, *value.list.type)
-        if number
-    }

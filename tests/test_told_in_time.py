@@ -166,3 +166,23 @@ def test_a_layer_that_needs_fixed_sizes_is_told_with_the_line_to_write() -> None
     standard_endpoints(archive, model)
     with pytest.raises(ExportError, match=r"(?s)if no axis is free.*TensorSpec\(shape=\(1, 3\)"):
         archive.write_out("artifact")
+
+
+def by_numpy(x: Any) -> Any:
+    return tf.ensure_shape(tf.numpy_function(lambda a: a + 1, [x], tf.float32), x.shape)
+
+
+def by_python(x: Any) -> Any:
+    return tf.ensure_shape(tf.py_function(lambda a: a + 1, [x], tf.float32), x.shape)
+
+
+def inside_another(x: Any) -> Any:
+    return tf.cond(tf.reduce_all(x > 0), lambda: by_python(x), lambda: x)
+
+
+@pytest.mark.parametrize("function", [by_numpy, by_python, inside_another])
+def test_python_code_that_would_not_be_saved_is_refused_before_training(function: Any) -> None:
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Lambda(function), layers.Dense(3)])
+    callback = ExportEveryN("base", log_dir=None)
+    told = r"runs Python code \(.*PyFunc.*keras.ops"
+    assert steps_until_told(model, told, callback) == 0
