@@ -104,9 +104,11 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     Never the newest, which a server is serving, and never the best by an
     objective that some version was exported for: "best" is read from the
     committed versions, so losing it would let a worse model count as a record.
+    Nor one that a later version of this library wrote, which may know a reason
+    to keep it.
     """
     kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
-    return sorted({record.version for record in records} - kept)
+    return sorted({record.version for record in records if not record.is_newer} - kept)
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:
