@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import os
 import pty
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.models import Logs, assert_equal_state, classifier, data, state
+from support.versions import rewrite_manifest
 
 from keras_export_callbacks import (
     ExportArchive,
@@ -29,6 +31,7 @@ from keras_export_callbacks import (
     KeepBest,
     KeepLatest,
 )
+from keras_export_callbacks.archive.record import MANIFEST
 from keras_export_callbacks.summaries import SummaryWriter
 
 
@@ -221,6 +224,46 @@ class TestOnImprove:
         assert callback.exports == []
         assert [record.value for record in ExportDirectory("base").records()] == [0.5, 0.2]
         assert not Path("base/.staging").exists()
+
+    def test_a_version_with_more_keys_in_its_manifest_is_not_forgotten(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        content = json.loads(Path("base/1", MANIFEST).read_text())
+        for info in content["files"].values():
+            info["novelty"] = 1
+        rewrite_manifest(Path("base/1"), files=content["files"], novelty=1)
+        again = self.callback()
+        fit([Logs("score", [0.4]), again])
+        assert again.exports == []
+
+    def test_a_newer_version_counts_if_its_metrics_can_be_read(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        rewrite_manifest(Path("base/1"), schema=2, files=[])
+        again = self.callback(keep=1)
+        with pytest.warns(UserWarning, match=r"schema 2.* Not read: files\. Upgrade") as told:
+            fit([Logs("score", [0.4, 0.5]), again], epochs=2)
+        assert len(told) == 1
+        assert again.exports == []
+        with pytest.warns(UserWarning, match="It is not removed here"):
+            fit([Logs("score", [0.2]), again])
+        assert ExportDirectory("base").versions() == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"schema": 2, "metrics": 1, "value": "low"}, "schema 2.* A worse version may be pub"),
+            ({"metrics": 1}, r"'metrics' is 1, expected .*\. A worse version may be published"),
+        ],
+    )
+    def test_what_may_be_better_and_cannot_be_read_is_told_once(
+        self, changes: dict[str, Any], message: str
+    ) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        rewrite_manifest(Path("base/1"), **changes)
+        again = self.callback()
+        with pytest.warns(UserWarning, match=message) as told:
+            fit([Logs("score", [0.4, 0.4]), again], epochs=2)
+        assert len(told) == 1
+        assert [record.value for record in again.exports] == [0.4]
 
     def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])
