@@ -22,6 +22,10 @@ class RetentionPolicy:
         """The versions of `records` that must stay."""
         raise NotImplementedError
 
+    def monitors(self) -> set[str]:
+        """The metrics that the choice depends on."""
+        return set()
+
     def __or__(self, other: RetentionPolicy) -> RetentionPolicy:
         if not isinstance(other, RetentionPolicy):
             return NotImplemented
@@ -75,12 +79,18 @@ class KeepBest(RetentionPolicy):
         ranked = Objective(self.monitor, self.mode).ranked(records)
         return {record.version for record in ranked[: self.n]}
 
+    def monitors(self) -> set[str]:
+        return {self.monitor}
+
 
 @dataclass(frozen=True)
 class KeepAny(RetentionPolicy):
     """Keep what any of `policies` keeps; what ``|`` makes."""
 
     policies: tuple[RetentionPolicy, ...]
+
+    def monitors(self) -> set[str]:
+        return {name for policy in self.policies for name in policy.monitors()}
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
         return set().union(*(policy.keeps(records) for policy in self.policies))

@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
+from support.models import classifier, data
 
 from keras_export_callbacks import ExportError
-from keras_export_callbacks._keras import infer_mode
+from keras_export_callbacks._keras import infer_mode, validates_later
 from keras_export_callbacks.archive._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
@@ -172,3 +173,24 @@ def test_the_direction_of_a_metric(trained: Any, monitor: str, mode: str) -> Non
 def test_a_direction_is_never_guessed(trained: Any, monitor: str) -> None:
     with pytest.raises(ExportError, match=rf"'{monitor}'.*mode='max'"):
         infer_mode(monitor, trained)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [False, False, False]),
+        ({"validation_split": 0.5}, [True, True, False]),
+        ({"validation_split": 0.5, "validation_freq": 2}, [True, False, False]),
+        ({"validation_data": data(), "validation_freq": [3]}, [True, True, False]),
+    ],
+)
+def test_fit_tells_whether_it_validates_later(options: Any, expected: list[bool]) -> None:
+    told = []
+    model = classifier()
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: told.append(validates_later(model, epoch))
+    )
+    x, y = data()
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[watch], **options)
+    assert told == expected
+    assert not validates_later(model, 0)
