@@ -19,7 +19,9 @@ import keras
 from .archive.directory import ExportDirectory
 from .archive.errors import ExportError, ExportTypeError
 from .archive.export_archive import ExportArchive, check_backend
+from .archive.identities import Identities
 from .archive.objective import Objective
+from .archive.owners import owned_variables
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy, as_policy
@@ -107,7 +109,7 @@ class Exporter:
         self.model = model
         self._archive: ExportArchive | None = None
         self._optimizer: Any = None
-        self._optimizer_was_built = False
+        self._owned: Identities | None = None
         self._closed = False
         self._was_noticed = False
         self._told: set[str] = set()
@@ -354,15 +356,20 @@ class Exporter:
             )
 
     def _current_archive(self) -> ExportArchive:
-        """The archive, registered anew when the model has another optimizer."""
+        """The archive, registered anew when there are other variables to register.
+
+        As when an optimizer makes its own only in the first step; what is traced
+        does not use them.
+        """
         optimizer = getattr(self.model, "optimizer", None)
-        is_built = optimizer is not None and optimizer.built
+        roots = [self.model, self._settings.endpoints]
         if self._archive is None or self._optimizer is not optimizer:
             self._archive = self._registered()
-        elif is_built and not self._optimizer_was_built:
-            # It has made its variables only now; what is traced does not use them.
-            self._archive.take_collections(self._registered())
-        self._optimizer, self._optimizer_was_built = optimizer, is_built
+        elif self._owned == owned_variables(roots):
+            return self._archive
+        elif not self._archive.take_collections(again := self._registered()):
+            self._archive = again
+        self._optimizer, self._owned = optimizer, owned_variables(roots)
         return self._archive
 
     def _registered(self) -> ExportArchive:
