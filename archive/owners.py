@@ -73,7 +73,8 @@ def owned_variables(roots: Iterable[Any]) -> Identities:
             elif kind is _Kind.OWNER:
                 found += [item, *item.variables]
             elif kind in (_Kind.LAYER, _Kind.MODEL) and not are_parts:
-                found += [item, *item.variables, *item.trainable_variables]
+                variables = item.variables
+                found += [item, *variables, *(variable.trainable for variable in variables)]
             queue.append((_parts(item, kind), are_parts or kind is _Kind.MODEL))
     return Identities(found)
 
@@ -101,7 +102,8 @@ def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
         is_data = len(items) > _MAX_ITEMS and _kind_of(next(iter(items))) is not _Kind.VARIABLE
         return () if is_data else tuple(items)
     if kind is _Kind.MODEL:
-        return tuple(vars(item).values())
+        known = _bookkeeping()
+        return [value for name, value in vars(item).items() if name not in known]
     if kind is not _Kind.HOLDER:
         return ()
     if isinstance(item, FunctionType):
@@ -112,6 +114,17 @@ def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
         return item.func, *item.args, *item.keywords.values()
     call = [type(item).__call__] if callable(item) else []
     return [*getattr(item, "__dict__", {}).values(), *call]
+
+
+@functools.cache
+def _bookkeeping() -> frozenset[str]:
+    """The attributes that Keras gives every model, but for the one with its layers.
+
+    They hold each layer and each call of one many times over, and no optimizer.
+    """
+    tensor = keras.Input((1,), name="x")  # Named, so that no name of the user's is counted up.
+    models = keras.Model(tensor, tensor, name="functional"), keras.Sequential(name="sequential")
+    return frozenset(name for model in models for name in vars(model)) - {"_layers"}
 
 
 def _held_by(function: FunctionType) -> Iterable[Any]:

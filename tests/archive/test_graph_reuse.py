@@ -199,18 +199,14 @@ def test_changed_collections_are_saved_without_tracing(counted: Counted) -> None
     assert counted.runs == 1
 
 
-@pytest.mark.parametrize("kind", [list, set])
-def test_a_collection_is_what_the_list_holds_when_it_is_written(
-    kind: Any, counted: Counted
-) -> None:
-    variables = kind([keras.Variable(1.0)])
+def test_a_collection_is_what_the_list_holds_when_it_is_written(counted: Counted) -> None:
+    variables = [keras.Variable(1.0)]
     counted.archive.add_variable_collection("extra", variables)
     counted.write_out()
-    (variables.append if kind is list else variables.add)(keras.Variable(2.0))
+    variables.append(tf.Variable(2.0))
     counted.write_out()
     revived = tf.saved_model.load("artifact")
-    assert [variable.numpy() for variable in revived.extra] == [each.numpy() for each in variables]
-    assert len(revived.extra) == 2
+    assert [variable.numpy() for variable in revived.extra] == [1.0, 2.0]
     assert counted.runs == 1
 
 
