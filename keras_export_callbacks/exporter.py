@@ -19,14 +19,16 @@ import keras
 from .archive.directory import ExportDirectory
 from .archive.errors import ExportError, ExportTypeError
 from .archive.export_archive import ExportArchive, check_backend
+from .archive.identities import Identities
 from .archive.objective import Objective
+from .archive.owners import owned_variables
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
-from .archive.retention import RetentionPolicy
+from .archive.retention import RetentionPolicy, as_policy
 from .archive.samples import known_sample
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
-from .metrics import finite_scalars, steps_taken
+from .metrics import description, finite_scalars, scalar, steps_taken
 from .publisher import Publisher, Request, State, Unless, as_export_error
 from .settings import Endpoints, OnError, Settings
 from .texts import duration
@@ -108,10 +110,11 @@ class Exporter:
         self.model = model
         self._archive: ExportArchive | None = None
         self._optimizer: Any = None
-        self._optimizer_was_built = False
+        self._owned: Identities | None = None
         self._closed = False
         self._was_noticed = False
         self._has_guessed = False
+        self._told: set[str] = set()
         self._publisher = Publisher(self.directory, self._settings)
 
     @property
@@ -137,7 +140,8 @@ class Exporter:
         Args:
             step: optimizer steps taken; by default `model.optimizer.iterations`.
             epoch: the epoch, from 0.
-            metrics: scalars by name; what is not finite is left out.
+            metrics: numbers by name, or tensors of one number; what is not finite
+                is left out.
             reason: what the manifest says about why.
 
         Returns:
@@ -149,9 +153,32 @@ class Exporter:
             ExportError: the endpoints cannot be traced; or, with
                 ``on_error="raise"``, an earlier export failed in the background.
         """
-        return self.request(
-            reason=reason, step=step, epoch=epoch, metrics=finite_scalars(metrics or {})
-        )
+        given = metrics or {}
+        self.tell_of_unusable(given, is_by_hand=True)
+        return self.request(reason=reason, step=step, epoch=epoch, metrics=finite_scalars(given))
+
+    def tell_of_unusable(self, metrics: Mapping[str, Any], is_by_hand: bool = False) -> None:
+        """Warn once of each metric that is left out, where that matters to someone.
+
+        It does of one by which `keep` chooses versions, and of one given by hand
+        that is no number. That a metric of `fit` is NaN in an epoch is usual.
+        """
+        policy = as_policy(self._settings.keep)
+        ranking = policy.monitors() if policy is not None else set()
+        finite = finite_scalars(metrics)
+        for name in metrics.keys() - finite.keys() - self._told:
+            value, is_ranked = metrics[name], name in ranking
+            is_no_number = scalar(value) is None
+            matters = (is_ranked or is_no_number) if is_by_hand else (is_ranked and is_no_number)
+            if value is None or not matters:
+                continue
+            self._told.add(name)
+            lost = " `keep` does not count this version as one of the best." if is_ranked else ""
+            warnings.warn(
+                f"The metric {name!r} is {description(value)}, and left out. Expected one finite "
+                f"number.{lost}",
+                stacklevel=3,
+            )
 
     def request(
         self,
@@ -345,16 +372,21 @@ class Exporter:
             )
 
     def _current_archive(self) -> ExportArchive:
-        """The archive, registered anew when the model has another optimizer."""
+        """The archive, registered anew when there are other variables to register.
+
+        As when an optimizer makes its own only in the first step; what is traced
+        does not use them.
+        """
         optimizer = getattr(self.model, "optimizer", None)
-        is_built = optimizer is not None and optimizer.built
+        roots = [self.model, self._settings.endpoints]
         is_other = self._optimizer is not optimizer
         if self._archive is None or is_other or self._archive.has_wrong_guess():
             self._archive = self._registered()
-        elif is_built and not self._optimizer_was_built:
-            # It has made its variables only now; what is traced does not use them.
-            self._archive.take_collections(self._registered())
-        self._optimizer, self._optimizer_was_built = optimizer, is_built
+        elif self._owned == owned_variables(roots):
+            return self._archive
+        elif not self._archive.take_collections(again := self._registered()):
+            self._archive = again
+        self._optimizer, self._owned = optimizer, owned_variables(roots)
         return self._archive
 
     def _registered(self) -> ExportArchive:

@@ -100,6 +100,7 @@ class Publisher:
         self._directory = directory
         self._settings = settings
         self._in_flight: list[Request] = []
+        self._told: set[str] = set()
         self._space: Workspace | None = None
         self._trial: TrialInfo | None = None
         self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle)
@@ -165,10 +166,18 @@ class Publisher:
 
         In a search, by this attempt of the trial: what another left does not count.
         """
-        records = self._directory.records()
+        records, damage = self._directory.survey()
+        self._warn_of(damage)
         if self._trial is not None:
             records = [record for record in records if record.attempt == self._trial.attempt]
         return _best_of(records, objective)
+
+    def _warn_of(self, damage: Iterable[ExportError]) -> None:
+        """Say once of each manifest that cannot be read that its version is not compared with."""
+        for error in damage:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                warnings.warn(f"{error} A worse version may be published after it.", stacklevel=2)
 
     def _summary_writer(
         self, parts: int, hyperparameters: Mapping[str, Scalar] | None = None
@@ -252,7 +261,7 @@ class Publisher:
     def _sound_version(self) -> ExportRecord | None:
         """The newest version that files can be linked from, if nothing is wrong with it."""
         record = self._directory.latest()
-        if record is None or not isinstance(record.path, Path):
+        if record is None or record.is_newer or not isinstance(record.path, Path):
             return None
         return None if version_problems(record.path) else record
 

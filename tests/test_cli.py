@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from support.processes import run_python
-from support.versions import tree, write_files, write_version
+from support.versions import rewrite_manifest, tree, write_files, write_version
 
 from keras_export_callbacks import ExportDirectory
 from keras_export_callbacks.archive.record import MANIFEST
@@ -201,6 +201,36 @@ def test_a_damaged_manifest_is_told() -> None:
     (BASE / "3" / MANIFEST).write_text("{}")
     assert "cannot be used" in run("show", BASE, code=1).stderr
     assert run("list", BASE).stdout.splitlines()[-1].split()[0] == "3"
+
+
+class TestOfANewerVersion:
+    """What a later version of this library has written."""
+
+    @pytest.fixture(autouse=True)
+    def newer(self) -> None:
+        rewrite_manifest(BASE / "2", schema=2, reason=["improved"])
+
+    def test_its_schema_is_told_in_one_line(self) -> None:
+        for command in ("list", "show"):
+            ran = run(command, BASE, *([2] if command == "show" else []))
+            assert ran.stderr.startswith("Warning: A later version of this library wrote")
+            assert ran.stderr.count("\n") == 1
+            assert "schema" in ran.stdout
+        assert re.search(r"^2 .* schema 2 +loss=0.25", run("list", BASE).stdout, re.MULTILINE)
+        assert re.search(r"^schema +2, newer than", run("show", BASE, 2).stdout, re.MULTILINE)
+        assert json.loads(run("show", BASE, 2, "--json").stdout)["schema"] == 2
+
+    def test_it_counts_and_stays(self) -> None:
+        assert run("best", BASE, "--monitor", "loss", "--mode", "min").stdout == "2\n"
+        assert run("prune", BASE, "--keep-latest", 1).stdout == "Removed 1.\n"
+        assert run("verify", BASE, 2).stdout == "2: sound\n"
+
+    def test_no_copy_of_it_is_published(self) -> None:
+        error = run("rollback", BASE, code=1).stderr
+        assert re.search(r"\nError: .*2' cannot be published: a later .*instead of 2\.$", error)
+        error = run("publish", BASE / "2", BASE, code=1).stderr
+        assert "Upgrade keras-export-callbacks" in error
+        assert run("rollback", BASE, 1).stdout.endswith("/4\n")
 
 
 def test_the_command_is_installed_and_imports_no_tensorflow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from pathlib import Path
@@ -13,7 +14,13 @@ import pytest
 import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 
-from keras_export_callbacks import ExportArchive, ExportDirectory, Exporter, ExportError
+from keras_export_callbacks import (
+    ExportArchive,
+    ExportDirectory,
+    Exporter,
+    ExportError,
+    KeepBest,
+)
 from keras_export_callbacks.archive import shards
 
 
@@ -92,6 +99,29 @@ def test_a_third_export_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join()
     exporter.close()
     assert [e.step for e in exporter.exports] == [1, 2, 3]
+
+
+def test_metrics_given_by_hand_do_not_vanish_silently() -> None:
+    keep = KeepBest(1, monitor="f1", mode="max")
+    given: dict[str, Any] = {
+        "loss": tf.constant([0.5]),
+        "f1": math.nan,
+        "other": math.nan,
+        "confusion": np.zeros((2, 2)),
+        "late": None,
+    }
+    with Exporter("base", classifier(), log_dir=None, keep=keep) as exporter:
+        with pytest.warns(UserWarning, match="and left out. Expected one finite number") as told:
+            record = exporter.export(metrics=given).result()
+        exporter.export(metrics=given)
+    assert sorted(str(warning.message) for warning in told) == [
+        "The metric 'confusion' is an array of shape (2, 2), and left out. Expected one finite "
+        "number.",
+        "The metric 'f1' is nan, and left out. Expected one finite number. `keep` does not count "
+        "this version as one of the best.",
+    ]
+    assert {warning.filename for warning in told} == {__file__}
+    assert record.metrics == {"loss": 0.5}
 
 
 def test_in_the_foreground() -> None:
