@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum, auto
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -87,7 +87,8 @@ def _kind_of(item: Any) -> _Kind:
         return _Kind.OWNER
     if isinstance(item, keras.Layer):
         return _Kind.MODEL if isinstance(item, keras.Model) else _Kind.LAYER
-    if isinstance(item, list | tuple | set | frozenset | Mapping):
+    # Other mappings may be files or databases.
+    if isinstance(item, list | tuple | set | frozenset | dict):
         return _Kind.CONTAINER
     if isinstance(item, FunctionType | MethodType | functools.partial):
         return _Kind.HOLDER
@@ -98,7 +99,7 @@ def _kind_of(item: Any) -> _Kind:
 def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
     """What an object holds."""
     if kind is _Kind.CONTAINER:
-        items = item.values() if isinstance(item, Mapping) else item
+        items = item.values() if isinstance(item, dict) else item
         is_data = len(items) > _MAX_ITEMS and _kind_of(next(iter(items))) is not _Kind.VARIABLE
         return () if is_data else tuple(items)
     if kind is _Kind.MODEL:
