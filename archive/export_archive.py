@@ -57,10 +57,17 @@ class _Plan:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state to export, read at one point in time."""
+    """The state to export, read at one point in time.
+
+    Attributes:
+        plan: what it is the state of.
+        tensors: gives the values.
+        size: the memory that they take at most, in bytes.
+    """
 
     plan: _Plan
     tensors: Callable[[], list[tf.Tensor]]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -331,7 +338,8 @@ class ExportArchive:
         """
         self.trace(options)
         assert self._plan is not None
-        return Snapshot(self._plan, self._plan.reader.read())
+        reading = self._plan.reader.read()
+        return Snapshot(self._plan, reading.tensors, reading.size)
 
     def probe(self, sample_inputs: Any) -> Probe:
         """The endpoints to compare with the artifact, `trace`d, and inputs for them.
@@ -361,8 +369,9 @@ class ExportArchive:
         plan = snapshot.plan
         reused = plan.saved is not None
         if plan.saved is None:
-            plan.saved = plan.graph.save(directory)
+            # First, because saving takes seconds, in which there may be more snapshots.
             plan.reader.trace()
+            plan.saved = plan.graph.save(directory)
         else:
             for name, file in plan.saved.files.items():
                 file.put(directory / name)

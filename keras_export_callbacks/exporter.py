@@ -39,8 +39,8 @@ class Exporter:
 
     `export` reads the model's variables, which takes milliseconds, and returns;
     the version is written and published on a background thread, one at a time
-    and in order. While one is written, one more may wait; a third `export` waits
-    for room, so that at most one snapshot waits in memory.
+    and in order. While one is written, up to 1 GB of snapshots may wait in memory,
+    or one that is larger. Then `export` waits until there is room.
 
     Args:
         base_dir: the directory of the versions, that a model server polls.
@@ -180,7 +180,7 @@ class Exporter:
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
         start = time.perf_counter()
-        self._publisher.wait_for_room()
+        self._publisher.wait_for_room(validated)
         waited = time.perf_counter() - start
         try:
             state = self.state() if validated is None else validated

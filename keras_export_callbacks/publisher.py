@@ -31,6 +31,10 @@ from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker
 
+# How many bytes of snapshots may wait while one is written; one may wait whatever its size.
+# Saving the graph takes as long as many short epochs, and a snapshot is often a few megabytes.
+ROOM = 10**9
+
 # Which versions, if they are the same, make another superfluous.
 Unless = Literal["newest", "any"] | None
 
@@ -91,9 +95,10 @@ class Publisher:
         self._directory = directory
         self._settings = settings
         self._in_flight: list[Request] = []
+        self._last_size = 0
         self._space: Workspace | None = None
         self._trial: TrialInfo | None = None
-        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle)
+        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle, ROOM)
         self._summaries = self._summary_writer(parts=1)
 
     def within(self, trial: TrialInfo) -> None:
@@ -101,18 +106,26 @@ class Publisher:
         self._trial = trial
         self._summaries = self._summary_writer(parts=3, hyperparameters=trial.hyperparameters)
 
-    def wait_for_room(self) -> None:
-        """Return when a state can be submitted without a second one waiting."""
-        self._worker.wait_for_room()
+    def wait_for_room(self, state: State | None) -> None:
+        """Return when there is room for a state to wait.
+
+        Args:
+            state: None if it has yet to be read, because it takes memory from then on.
+                Then there is room for one as large as the last.
+        """
+        self._worker.wait_for_room(self._last_size if state is None else state.snapshot.size)
 
     def submit(self, state: State, request: Request) -> Future[ExportRecord]:
         """Publish a state after those before it."""
         snapshot_time = time.perf_counter()
         # Handed over: should it fail, the error holds this function, and not the state.
         states = [state]
+        self._last_size = size = state.snapshot.size
         self._in_flight.append(request)
         try:
-            return self._worker.submit(lambda: self._run(states.pop(), request, snapshot_time))
+            return self._worker.submit(
+                lambda: self._run(states.pop(), request, snapshot_time), size
+            )
         except BaseException:
             with suppress(ValueError):  # It was run, on this thread.
                 self._in_flight.remove(request)

@@ -13,7 +13,14 @@ import pytest
 import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 
-from keras_export_callbacks import ExportArchive, ExportDirectory, Exporter, ExportError
+from keras_export_callbacks import (
+    ExportArchive,
+    ExportDirectory,
+    Exporter,
+    ExportError,
+    ExportEveryN,
+    publisher,
+)
 from keras_export_callbacks.archive import shards
 
 
@@ -71,27 +78,112 @@ def test_the_snapshot_is_of_the_moment_of_the_call(monkeypatch: pytest.MonkeyPat
         assert_equal_state([variable.numpy() for variable in exported], then)
 
 
-def test_a_third_export_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, waiting = threading.Event(), threading.Event()
-    write = ExportArchive.write
-    held_up = lambda self, *args: go_on.wait() and write(self, *args)  # noqa: E731
-    monkeypatch.setattr(ExportArchive, "write", held_up)
-    exporter = Exporter("base", classifier(), log_dir=None)
-    exporter.export(step=1)
-    exporter.export(step=2)
+class HeldUp:
+    """Writes that wait until they may go on; whether an export waits for one, meanwhile."""
 
-    def third() -> None:
-        waiting.set()
-        exporter.export(step=3)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, exporter: Exporter) -> None:
+        self.exporter = exporter
+        self.waits = 0
+        self._started, self.go_on = threading.Event(), threading.Event()
+        write = ExportArchive.write
 
-    thread = threading.Thread(target=third)
-    thread.start()
-    waiting.wait()
-    assert thread.is_alive()
-    go_on.set()
-    thread.join()
-    exporter.close()
-    assert [e.step for e in exporter.exports] == [1, 2, 3]
+        def held_up(archive: Any, *args: Any) -> Any:
+            self._started.set()
+            self.go_on.wait()
+            return write(archive, *args)
+
+        monkeypatch.setattr(ExportArchive, "write", held_up)
+        changed = exporter._publisher._worker._changed
+        wait = changed.wait
+
+        def noted(timeout: float | None = None) -> bool:
+            self.waits += 1
+            self.go_on.set()
+            return wait(timeout)
+
+        changed.wait = noted  # type: ignore[method-assign]
+
+    def export(self, **options: Any) -> Any:
+        future = self.exporter.export(**options)
+        self._started.wait()
+        return future
+
+    def __enter__(self) -> HeldUp:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.go_on.set()
+        self.exporter.close()
+
+
+def snapshot_size(model: Any) -> int:
+    """Every number of a classifier takes four bytes, but for step counts, seeds and the like."""
+    return sum(array.nbytes for array in state(model))
+
+
+@pytest.mark.parametrize("room_for", [1, 2, 5])
+def test_an_export_waits_only_when_there_is_no_room_for_its_snapshot(
+    monkeypatch: pytest.MonkeyPatch, room_for: int
+) -> None:
+    model = classifier()
+    train(model, 1)
+    monkeypatch.setattr(publisher, "ROOM", room_for * snapshot_size(model))
+    with HeldUp(monkeypatch, Exporter("base", model, log_dir=None)) as held_up:
+        for step in range(1 + room_for):  # One is written, the others wait.
+            held_up.export(step=step)
+        assert held_up.waits == 0
+        held_up.export(step=1 + room_for)
+        assert held_up.waits > 0
+    assert [e.step for e in held_up.exporter.exports] == list(range(2 + room_for))
+
+
+def test_a_snapshot_larger_than_the_room_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "ROOM", 1)
+    with HeldUp(monkeypatch, Exporter("base", classifier(), log_dir=None)) as held_up:
+        held_up.export(step=1)
+        held_up.export(step=2)
+        assert held_up.waits == 0
+        held_up.export(step=3)
+        assert held_up.waits > 0
+    assert [e.step for e in held_up.exporter.exports] == [1, 2, 3]
+
+
+def test_small_snapshots_wait_for_nothing_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier()
+    with HeldUp(monkeypatch, Exporter("base", model, log_dir=None)) as held_up:
+        expected = []
+        for _ in range(6):
+            train(model, 1)
+            expected.append(state(model))
+            held_up.export()
+        assert held_up.waits == 0
+    for record, then in zip(held_up.exporter.exports, expected, strict=True):
+        revived = tf.saved_model.load(str(record.path))
+        exported = [*revived.variables, *revived.optimizer_variables]
+        assert_equal_state([variable.numpy() for variable in exported], then)
+
+
+def test_a_fit_with_short_epochs_does_not_wait_for_the_first_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callback = ExportEveryN("base", log_dir=None)
+
+    class Hold(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
+        """Holds up the first write until the last epoch is over."""
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            assert callback._exporter is not None
+            self.held_up = HeldUp(monkeypatch, callback._exporter)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 4:
+                self.waits = self.held_up.waits
+                self.held_up.go_on.set()
+
+    hold = Hold()
+    classifier().fit(*data(), epochs=5, verbose=0, callbacks=[callback, hold])
+    assert hold.waits == 0
+    assert [e.epoch for e in callback.exports] == [0, 1, 2, 3, 4]
 
 
 def test_in_the_foreground() -> None:
