@@ -120,7 +120,7 @@ def _read(variables: Sequence[Any]) -> list[tf.Tensor]:
 
 
 def _is_of_fixed_size(variable: Any) -> bool:
-    return variable.shape.is_fully_defined() and variable.dtype != tf.string
+    return bool(variable.shape.is_fully_defined()) and variable.dtype != tf.string
 
 
 def _size(value: Any) -> int:

@@ -15,7 +15,6 @@ from support.processes import run_python
 
 from keras_export_callbacks.worker import Worker
 
-
 # How much may wait in the workers here.
 ROOM = 10
 
@@ -111,7 +110,7 @@ def test_as_much_may_wait_as_there_is_room_for_or_one_job_of_any_size(
 ) -> None:
     log: list[Any] = []
     running = threading.Event()
-    worker.submit(lambda: running.set() or gate.wait() and log.append("first"), size=999)
+    worker.submit(lambda: running.set() or (gate.wait() and log.append("first")), size=999)
     running.wait()  # What is being written counts for nothing.
     when_it_waits(worker, lambda: pytest.fail("It waits."))
     for size in sizes:
