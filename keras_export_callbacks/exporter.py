@@ -23,6 +23,7 @@ from .archive.objective import Objective
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy
+from .arguments import check_metrics, check_reason, whole_number
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
 from .metrics import finite_scalars, steps_taken
@@ -123,8 +124,8 @@ class Exporter:
 
     def export(
         self,
-        step: int | None = None,
-        epoch: int | None = None,
+        step: Any = None,
+        epoch: Any = None,
         metrics: Mapping[str, Any] | None = None,
         reason: str = "requested",
     ) -> Future[ExportRecord]:
@@ -133,8 +134,9 @@ class Exporter:
         Call it on the thread that trains, between two steps.
 
         Args:
-            step: optimizer steps taken; by default `model.optimizer.iterations`.
-            epoch: the epoch, from 0.
+            step: optimizer steps taken; by default `model.optimizer.iterations`. A
+                whole number of any kind: an int, a scalar tensor, a variable.
+            epoch: the epoch, from 0; likewise.
             metrics: scalars by name; what is not finite is left out.
             reason: what the manifest says about why.
 
@@ -144,11 +146,18 @@ class Exporter:
             must call this; the futures of the others are cancelled.
 
         Raises:
-            ExportError: the endpoints cannot be traced; or, with
-                ``on_error="raise"``, an earlier export failed in the background.
+            ExportError: an argument cannot be used, or the endpoints cannot be
+                traced; or, with ``on_error="raise"``, an earlier export failed in
+                the background.
         """
+        metrics = {} if metrics is None else metrics
+        check_reason(reason)
+        check_metrics(metrics)
         return self.request(
-            reason=reason, step=step, epoch=epoch, metrics=finite_scalars(metrics or {})
+            reason=reason,
+            step=whole_number("step", step),
+            epoch=whole_number("epoch", epoch),
+            metrics=finite_scalars(metrics),
         )
 
     def request(

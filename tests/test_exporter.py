@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,77 @@ def test_an_export_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) 
         assert not [each for each in threading.enumerate() if each.name == "keras-export-digest"]
         with pytest.warns(UserWarning, match="No space left"):
             exporter.wait()
+
+
+STEPS = {
+    "int": lambda: 5,
+    "numpy": lambda: np.int32(5),
+    "array": lambda: np.array(5, np.uint8),
+    "float": lambda: 5.0,
+    "numpy float": lambda: np.float32(5),
+    "tensor": lambda: tf.constant(5, tf.int64),
+    "float tensor": lambda: tf.constant(5.0),
+    "tf.Variable": lambda: tf.Variable(5),
+    "keras.Variable": lambda: keras.Variable(5, dtype="int64"),
+    "iterations": lambda: _after_five_steps().iterations,
+}
+
+
+def _after_five_steps() -> Any:
+    model = classifier()
+    train(model, 5)
+    return model.optimizer
+
+
+@pytest.fixture(scope="module")
+def an_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    base_dir = tmp_path_factory.mktemp("one") / "base"
+    with Exporter(base_dir, classifier(), log_dir=None) as exporter:
+        yield exporter
+
+
+@pytest.mark.parametrize("argument", ["step", "epoch"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_or_epoch_is_a_whole_number_of_any_kind(
+    an_exporter: Exporter, argument: str, kind: str
+) -> None:
+    record = an_exporter.export(**{argument: STEPS[kind]()}).result()
+    assert getattr(record, argument) == 5
+    assert type(getattr(record, argument)) is int
+
+
+@pytest.mark.parametrize("argument", ["step", "epoch"])
+@pytest.mark.parametrize(
+    "value",
+    ["5", b"5", 5.5, float("nan"), float("inf"), True, np.bool_(False), [5], np.array([5]), 2**63, 1e30,
+     tf.constant([5]), tf.constant("5"), tf.constant(True), object(), 5j],
+    ids=str,
+)  # fmt: skip
+def test_another_step_or_epoch_is_refused_at_the_call(
+    an_exporter: Exporter, argument: str, value: Any
+) -> None:
+    before = len(an_exporter.exports)
+    with pytest.raises(ExportError, match=f"Received {argument}=.* Expected a whole number"):
+        an_exporter.export(**{argument: value})
+    an_exporter.wait()
+    assert len(an_exporter.exports) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"reason": 3}, "Received reason=3 .* Expected a string"),
+        ({"reason": None}, "Received reason=None .* Expected a string"),
+        ({"reason": b"because"}, "Received reason=b'because' .* Expected a string"),
+        ({"metrics": 0.5}, "Received metrics=0.5 .* Expected a mapping"),
+        ({"metrics": [("loss", 0.5)]}, r"Received metrics=\[.* Expected a mapping"),
+        ({"metrics": {"loss"}}, "Received metrics={'loss'} .* Expected a mapping"),
+    ],
+)
+def test_another_reason_or_other_metrics_are_refused_at_the_call(
+    an_exporter: Exporter, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(TypeError, match=expected) as raised:
+        an_exporter.export(**options)
+    assert isinstance(raised.value, ExportError)
+    an_exporter.wait()
