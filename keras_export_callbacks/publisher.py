@@ -22,11 +22,12 @@ from . import texts
 from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot
-from .archive.files import FileInfo, KnownFile
+from .archive.files import FileInfo, KnownFile, names_in
 from .archive.objective import Objective
 from .archive.parity import Expected, check
 from .archive.publish import Workspace
 from .archive.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
+from .archive.versions import Numbers
 from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker
@@ -97,6 +98,9 @@ class Publisher:
         self._in_flight: list[Request] = []
         self._last_size = 0
         self._space: Workspace | None = None
+        self._numbers = Numbers()
+        with suppress(OSError):  # There is no directory yet.
+            self._numbers.see(names_in(directory.path))
         self._trial: TrialInfo | None = None
         self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle, ROOM)
         self._summaries = self._summary_writer(parts=1)
@@ -233,7 +237,12 @@ class Publisher:
                 **(vars(self._trial) if self._trial else {}),
             )
             record = publish_record(
-                staged, record, base_dir, snapshot_time, lambda: self._check(request, record)
+                staged,
+                record,
+                base_dir,
+                snapshot_time,
+                check=lambda: self._check(request, record),
+                numbers=self._numbers,
             )
         finally:
             shutil.rmtree(staged, ignore_errors=True)

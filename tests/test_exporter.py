@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import weakref
 from collections.abc import Iterator
@@ -393,3 +394,35 @@ def test_another_reason_or_other_metrics_are_refused_at_the_call(
         an_exporter.export(**options)
     assert isinstance(raised.value, ExportError)
     an_exporter.wait()
+
+
+def empty(base_dir: str) -> None:
+    for version in Path(base_dir).iterdir():
+        shutil.rmtree(version)
+
+
+@pytest.mark.parametrize("empty", [empty, shutil.rmtree])
+def test_numbers_go_on_when_the_directory_is_emptied(empty: Any) -> None:
+    """A server keeps the version that it has loaded, and never loads a lower one."""
+    model = classifier()
+    with Exporter("base", model, log_dir=None) as exporter:
+        assert exporter.export().result().version == 1
+        exporter.wait()
+        assert exporter.export().result().version == 2
+        exporter.wait()
+        empty("base")
+        assert exporter.export().result().version == 3
+    with Exporter("base", model, log_dir=None) as later:
+        empty("base")  # Before it has published anything.
+        assert later.export().result().version == 4
+    assert ExportDirectory("base").versions() == [4]
+    assert ExportDirectory("base").verify(4) == []
+
+
+def test_numbers_go_on_over_fits_of_a_callback() -> None:
+    callback = ExportEveryN("base", log_dir=None)
+    model = classifier()
+    for _ in range(2):
+        model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+        empty("base")
+    assert [record.version for record in callback.exports] == [1, 2, 3, 4]
