@@ -206,9 +206,7 @@ class Publisher:
 
     def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         base_dir = self._directory.path
-        if self._space is None:
-            self._space = Workspace(base_dir)
-        staged = self._space.stage()
+        staged = self._stage()
         try:
             written = state.archive.write(state.snapshot, staged, self._sound_version)
             parity = _compared(staged, state)
@@ -249,6 +247,15 @@ class Publisher:
         if isinstance(record.path, Path):
             state.archive.moved(record.path)
         return record
+
+    def _stage(self) -> Path:
+        """An empty directory to write a version in."""
+        if self._space is not None:
+            with suppress(FileNotFoundError):  # The base directory was removed meanwhile.
+                return self._space.stage()
+            self._idle()
+        self._space = Workspace(self._directory.path)
+        return self._space.stage()
 
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise if what others have published meanwhile makes a version superfluous."""

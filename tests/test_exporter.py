@@ -426,3 +426,24 @@ def test_numbers_go_on_over_fits_of_a_callback() -> None:
         model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
         empty("base")
     assert [record.version for record in callback.exports] == [1, 2, 3, 4]
+
+
+def test_exports_go_on_when_the_directory_is_removed_while_one_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = ExportArchive.write
+    all_wait = threading.Event()
+
+    def remove_once(archive: Any, *args: Any) -> Any:
+        monkeypatch.setattr(ExportArchive, "write", write)
+        all_wait.wait()
+        shutil.rmtree("base")
+        return write(archive, *args)
+
+    monkeypatch.setattr(ExportArchive, "write", remove_once)
+    with Exporter("base", classifier(), log_dir=None) as exporter:
+        futures = [exporter.export() for _ in range(2)]
+        all_wait.set()
+        assert [future.result().version for future in futures] == [1, 2]
+    for version in (1, 2):
+        assert ExportDirectory("base").verify(version) == []
