@@ -47,6 +47,15 @@ def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> l
         return list(function._list_all_concrete_functions_for_serialization())
 
 
+def argument_names(trace: Any) -> list[str]:
+    """The names that a trace's tensor arguments get as the inputs of a signature, in order.
+
+    The public `structured_input_signature` shows other names: where a leaf is
+    called like its argument, TensorFlow puts the argument's name before it.
+    """
+    return [str(name) for name in trace._arg_keywords]
+
+
 def replicas(variable: Any) -> Sequence[Any]:
     """The variables behind one that a `tf.distribute.Strategy` made; none behind another.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
+import mmap
 import os
 import pickle
 import select
@@ -30,7 +32,8 @@ from .errors import LoaderError
 _DTYPES = {
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8",
     8: "complex64", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128",
-    19: "float16", 22: "uint32", 23: "uint64",
+    19: "float16", 22: "uint32", 23: "uint64", 24: "float8_e5m2", 25: "float8_e4m3fn",
+    29: "int4", 30: "uint4",
 }  # fmt: skip
 _STRING = 7
 
@@ -59,12 +62,16 @@ class Session:
 
     Args:
         path: its directory.
+        op_libraries: files with operations that TensorFlow itself does not have.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, op_libraries: Sequence[str] = ()) -> None:
         self._tf = _library()
         self._graph = self._tf.TF_NewGraph()
         options, self._status = self._tf.TF_NewSessionOptions(), self._tf.TF_NewStatus()
+        for library in op_libraries:
+            self._tf.TF_LoadLibrary(library.encode(), self._status)
+            self._check()
         meta_graph = self._tf.TF_NewBuffer()
         tags = (ctypes.c_char_p * 1)(b"serve")
         self._session = self._tf.TF_LoadSessionFromSavedModel(
@@ -118,7 +125,7 @@ class Session:
                 self._tf.TF_StringInit(ctypes.byref(slots[index]))
                 self._tf.TF_StringCopy(ctypes.byref(slots[index]), text, len(text))
             return int(tensor)
-        array = np.ascontiguousarray(array, _dtype(dtype))
+        array = np.asarray(array, _dtype(dtype), order="C")
         tensor = self._tf.TF_AllocateTensor(dtype, dims, array.ndim, array.nbytes)
         ctypes.memmove(self._tf.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
         return int(tensor)
@@ -147,22 +154,54 @@ class Session:
             raise LoaderError(self._tf.TF_Message(self._status).decode())
 
 
+def op_libraries() -> list[str]:
+    """The libraries with operations of others that this process has loaded.
+
+    They are found as shared libraries that are linked against TensorFlow's and
+    define operations, such as those of tensorflow-text. Only Linux tells what is
+    loaded; elsewhere there are none.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    loaded = sorted({line.split(maxsplit=5)[-1] for line in lines if ".so" in line})
+    return [path for path in loaded if _defines_operations(path)]
+
+
+@functools.cache
+def _defines_operations(path: str) -> bool:
+    if Path(path).is_relative_to(_folder()):
+        return False
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all_:
+            return all(all_.find(name) >= 0 for name in (b"libtensorflow_", b"OpDefBuilder"))
+    except (OSError, ValueError):
+        return False  # It was deleted, or is no file.
+
+
 def _dtype(number: int) -> Any:
-    name = _DTYPES[number]
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    if (name := _DTYPES.get(number)) is None:
+        raise LoaderError(f"Tensors of TensorFlow's DataType {number} have no array type.")
+    return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def _library() -> Any:
+def _folder() -> Path:
     spec = importlib.util.find_spec("tensorflow")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    folder = Path(spec.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
+
+
+def _library() -> Any:
+    folder = _folder()
     suffix = "2.dylib" if sys.platform == "darwin" else "so.2"
     ctypes.CDLL(str(folder / f"libtensorflow_framework.{suffix}"), ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(folder / f"libtensorflow_cc.{suffix}"), ctypes.RTLD_GLOBAL)
     pointers = (
         "TF_NewGraph TF_NewSessionOptions TF_NewStatus TF_LoadSessionFromSavedModel "
-        "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer"
+        "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer "
+        "TF_LoadLibrary"
     )
     for name in pointers.split():
         getattr(library, name).restype = ctypes.c_void_p
@@ -174,6 +213,7 @@ def _library() -> Any:
     library.TF_LoadSessionFromSavedModel.argtypes = [
         pointer, pointer, ctypes.c_char_p, pointer, number, pointer, pointer, pointer,
     ]  # fmt: skip
+    library.TF_LoadLibrary.argtypes = [ctypes.c_char_p, pointer]
     library.TF_GraphOperationByName.argtypes = [pointer, ctypes.c_char_p]
     library.TF_AllocateTensor.argtypes = [number, pointer, number, size]
     library.TF_StringCopy.argtypes = [pointer, ctypes.c_char_p, size]
@@ -272,7 +312,7 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
         there.close()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(pickle.dumps((path, calls)))
+            process.stdin.write(pickle.dumps((path, op_libraries(), calls)))
             process.stdin.flush()
         ready = select.poll()
         ready.register(answer, select.POLLIN)
@@ -303,10 +343,10 @@ serve_calls(int(sys.argv[1]))
 
 def serve_calls(answer: int) -> None:
     """Do what `run_apart` asks for on standard input, and write it to a file descriptor."""
-    path, calls = pickle.load(sys.stdin.buffer)
+    path, libraries, calls = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        session = Session(path)
+        session = Session(path, libraries)
         results: Any = [session.run(name, inputs) for name, inputs in calls]
     except Exception as error:
         results = str(error)

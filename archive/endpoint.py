@@ -58,7 +58,8 @@ class Endpoint:
         try:
             traces = saved_traces(self.function, options)
         except Exception as error:
-            raise _misfit(self.name, self.signature, error) from error
+            hint = _hint(self.fn, self.signature)
+            raise _misfit(self.name, self.signature, error, hint) from error
         if not traces:
             raise ExportValueError(
                 f"The tf.function of endpoint '{self.name}' was only called with arguments that a "
@@ -108,9 +109,31 @@ def _function(name: str, fn: Any, signature: Any) -> Any:
     return fn
 
 
-def _misfit(name: str, signature: Any, error: Exception) -> ExportError:
+def _misfit(name: str, signature: Any, error: Exception, hint: str = "") -> ExportError:
     given = "" if signature is None else f" with input_signature={signature}"
     return error_like(error)(
         f"Endpoint '{name}' cannot be traced{given}. Expected one spec per positional argument of "
-        f"its function, which says: {type(error).__name__}: {error}"
+        f"its function, which says: {type(error).__name__}: {error}{hint}"
     )
+
+
+def _hint(fn: Any, signature: Any) -> str:
+    """What to write if a function can be traced for inputs of one size only."""
+    fixed = tf.nest.map_structure(_fixed, signature)
+    if signature is None or fixed == signature:
+        return ""
+    try:
+        tf.function(fn, input_signature=fixed, autograph=False).get_concrete_function()
+    except Exception:
+        return ""
+    return (
+        "\n\nIt can be traced if no axis is free, so a layer in it needs to know all sizes. Pass "
+        "`endpoints` that register it for one size, and serve batches of that size:\n\n"
+        f"archive.add_endpoint('serve', model, {fixed})"
+    )
+
+
+def _fixed(spec: tf.TensorSpec) -> tf.TensorSpec:
+    if spec.shape.rank is None:
+        return spec
+    return tf.TensorSpec([axis or 1 for axis in spec.shape.as_list()], spec.dtype, spec.name)

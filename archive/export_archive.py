@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .identities import Identities
+from .model_call import ModelCall, is_built
 from .parity import Probe
 from .paths import local_path
 from .record import EndpointInfo, ExportRecord
 from .replacing import check_replaceable, replacing
 from .resources import find_host_state
 from .shards import DIRECTORY
-from .signatures import tensor_specs
-from .snapshot import StateReader
+from .signatures import guesses_dtypes, model_signature, tensor_specs
+from .snapshot import Reading, StateReader
 from .weights import BundleWriter
 
 # The attributes of a revived artifact that hold the variables of what was tracked.
@@ -50,24 +51,31 @@ class _Plan:
     graph: ServableGraph
     token: _Token
     options: dict[str, Any] | None
-    reader: StateReader
+    measured: StateReader
+    progress: StateReader
     saved: SavedGraph | None = None
     probe: Probe | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state to export, read at one point in time.
+    """The state to export, read at one point in time, or at two.
 
     Attributes:
-        plan: what it is the state of.
-        tensors: gives the values.
-        size: the memory that they take at most, in bytes.
+        plan: what to export.
+        measured: the weights and tables.
+        progress: the other state: seeds, and that of optimizers. None until
+            `ExportArchive.completed`.
     """
 
     plan: _Plan
-    tensors: Callable[[], list[tf.Tensor]]
-    size: int
+    measured: Reading
+    progress: Reading | None = None
+
+    @property
+    def size(self) -> int:
+        """The memory that it takes at most, in bytes."""
+        return self.measured.size + (self.progress.size if self.progress else 0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class ExportArchive:
         Raises:
             ExportValueError: it is neither, or a layer that is not built.
         """
-        if isinstance(resource, keras.Layer) and not resource.built:
+        if isinstance(resource, keras.Layer) and not is_built(resource):
             raise ExportValueError(
                 f"Layer '{resource.name}' has not been built, so it has no variables to export. "
                 "Call it on data, or call its `build(input_shape)`, before `track`."
@@ -299,7 +307,7 @@ class ExportArchive:
         """
         target = Path(os.path.realpath(local_path(filepath)))
         check_replaceable(target)
-        snapshot = self.snapshot(options)
+        snapshot = self.completed(self.snapshot(options))
         with replacing(target) as staged:
             self.write(snapshot, staged)
         self.moved(target)
@@ -327,19 +335,31 @@ class ExportArchive:
                 }
         endpoints = list(self._endpoints.values())
         graph = ServableGraph(endpoints, self._lists(), self._tracked, options)
-        reader = StateReader(graph.variables, graph.tables)
-        self._plan = _Plan(graph, self._token(graph), wanted, reader)
+        self._plan = _Plan(
+            graph,
+            self._token(graph),
+            wanted,
+            measured=StateReader(graph.measured, graph.tables),
+            progress=StateReader(graph.progress, []),
+        )
 
     def snapshot(self, options: tf.saved_model.SaveOptions | None = None) -> Snapshot:
-        """Read everything the artifact needs, now; on the thread that trains.
+        """Read the weights now, on the thread that trains. `completed` reads the rest.
+
+        Validation may run on weights that are put in for it, and it moves the seeds
+        of some layers. A version holds the weights that were measured, and the seeds
+        and the optimizer state that training goes on with.
 
         Raises:
             ExportValueError: as `trace`.
         """
         self.trace(options)
         assert self._plan is not None
-        reading = self._plan.reader.read()
-        return Snapshot(self._plan, reading.tensors, reading.size)
+        return Snapshot(self._plan, self._plan.measured.read())
+
+    def completed(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with all other state as it is now, on the thread that trains."""
+        return replace(snapshot, progress=snapshot.plan.progress.read())
 
     def probe(self, sample_inputs: Any) -> Probe:
         """The endpoints to compare with the artifact, `trace`d, and inputs for them.
@@ -360,7 +380,7 @@ class ExportArchive:
         directory: Path,
         earlier: Callable[[], ExportRecord | None] = lambda: None,
     ) -> Written:
-        """Write a snapshot as a SavedModel into an empty directory; on any thread.
+        """Write a `completed` snapshot as a SavedModel into an empty directory; on any thread.
 
         Snapshots are written one at a time. Variables that equal those of the
         last one are linked; or those of the sound version that `earlier` gives,
@@ -370,15 +390,18 @@ class ExportArchive:
         reused = plan.saved is not None
         if plan.saved is None:
             # First, because saving takes seconds, in which there may be more snapshots.
-            plan.reader.trace()
+            plan.measured.trace()
+            plan.progress.trace()
             plan.saved = plan.graph.save(directory)
         else:
             for name, file in plan.saved.files.items():
                 file.put(directory / name)
         saved = plan.saved
         (directory / "assets").mkdir(exist_ok=True)
+        assert snapshot.progress is not None
         tensors = {
-            **dict(zip(saved.keys, snapshot.tensors(), strict=True)),
+            **dict(zip(saved.measured_keys, snapshot.measured.tensors(), strict=True)),
+            **dict(zip(saved.progress_keys, snapshot.progress.tensors(), strict=True)),
             OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
         }
         files = self._bundles.write(directory, tensors, saved.steady, earlier)
@@ -434,6 +457,22 @@ class ExportArchive:
     def take_collections(self, other: ExportArchive) -> None:
         """Export the collections of `other` from now on, without tracing again."""
         self._collections = other._collections
+
+    def guessed(self) -> list[keras.Model]:
+        """The models whose dtypes are a guess: nothing has told them yet."""
+        return [model for model, _ in self._guesses() if guesses_dtypes(model)]
+
+    def has_wrong_guess(self) -> bool:
+        """Whether a dtype that was guessed is known by now, and is another one."""
+        return any(signature != model_signature(model) for model, signature in self._guesses())
+
+    def _guesses(self) -> list[tuple[keras.Model, Any]]:
+        """The models whose dtypes were not known when they were registered, with these."""
+        return [
+            (endpoint.fn.model, endpoint.signature)
+            for endpoint in self._endpoints.values()
+            if isinstance(endpoint.fn, ModelCall) and endpoint.fn.is_guess
+        ]
 
     def _check_name(self, name: object, taken: Iterable[str] | None = None) -> None:
         if not isinstance(name, str):

@@ -21,6 +21,7 @@ import tensorflow as tf
 from ._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
+    argument_names,
     replicas,
     signature_defs,
     state_keys,
@@ -28,10 +29,11 @@ from ._tensorflow import (
 from .endpoint import Endpoint, signature_of
 from .errors import ExportError, UntrackedError
 from .files import KeptFile, relative_files
+from .operations import operations
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
-from .signatures import endpoint_info
+from .signatures import check_input_names, endpoint_info
 from .variable_index import VariableIndex, VariableInfo, write_index
 
 # The attributes of the root under which every variable and table can be found
@@ -44,6 +46,9 @@ _PARTS = ("keys", "values")
 
 SERVING_DEFAULT = "serving_default"
 FINGERPRINT = "fingerprint.pb"
+
+# The operations of `tf.py_function` and `tf.numpy_function`.
+_IN_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 # The list of variables, if there is one, that optimizers do not change.
 STEADY = "non_trainable_variables"
@@ -85,13 +90,20 @@ class ServableGraph:
         self._signatures = {
             name: signature_of(name, traces[0]) for name, traces in self._traces.items()
         }
+        for name, traces in self._traces.items():
+            _check_portable(name, traces)
+        for name, signature in self._signatures.items():
+            check_input_names(name, argument_names(signature))
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
         self.host_state = find_host_state(roots)  # Tracing may have made more.
         traces = [trace for traces in self._traces.values() for trace in traces]
         listed = [variable for variables in self.lists.values() for variable in variables]
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
         read = [variable for trace in traces for variable in trace.variables]
-        self.variables = _unique([*listed, *(item for item in read if id(item) not in hidden)])
+        found = _unique([*listed, *(item for item in read if id(item) not in hidden)])
+        moving = self._progress(lists)
+        self.measured = [variable for variable in found if id(variable) not in moving]
+        self.progress = [variable for variable in found if id(variable) in moving]
         self.resources = _exported(self.host_state.resources, tracked, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
         self._check_captures()
@@ -115,11 +127,20 @@ class ServableGraph:
             )
         return self._saved(directory)
 
-    def signatures(self) -> dict[str, tuple[Endpoint, Any]]:
-        """The endpoint behind each signature, and the trace that it calls."""
+    @property
+    def variables(self) -> list[Any]:
+        """Every variable in the artifact, each once."""
+        return [*self.measured, *self.progress]
+
+    def signatures(self) -> dict[str, Signature]:
+        """Every signature by name."""
         endpoints = {SERVING_DEFAULT: self.endpoints[0]}
         endpoints |= {endpoint.name: endpoint for endpoint in self.endpoints}
-        return {name: (item, self._traces[item.name][0]) for name, item in endpoints.items()}
+        return {
+            name: Signature(item, self._traces[item.name][0], argument_names(signature))
+            for name, item in endpoints.items()
+            for signature in [self._signatures[name]]
+        }
 
     def describe(self) -> Mapping[str, str]:
         """Arguments and outputs of each endpoint, as TensorFlow prints them."""
@@ -127,6 +148,25 @@ class ServableGraph:
             name: traces[0].pretty_printed_signature(verbose=True)
             for name, traces in self._traces.items()
         }
+
+    def _progress(self, lists: Mapping[str, Sequence[Any]]) -> set[int]:
+        """The variables that tell how far training has come, and not what was measured.
+
+        They are the seeds of random layers, the states of recurrent ones, and what
+        collections hold besides weights, such as the state of an optimizer.
+        """
+        layers = self.host_state.layers
+        weights = {id(raw_variable(item)) for layer in layers for item in layer.weights}
+        states = [
+            state
+            for layer in layers
+            if getattr(layer, "stateful", False)
+            for state in tf.nest.flatten(getattr(layer, "states", None))
+            if state is not None
+        ]
+        kept = [item for variables in lists.values() for item in variables]
+        found = {id(raw_variable(item)) for item in [*self.host_state.seeds, *states, *kept]}
+        return found - weights
 
     def _save_options(self) -> tf.saved_model.SaveOptions | None:
         """The options, with aliases of endpoints given to the functions that are saved."""
@@ -170,18 +210,18 @@ class ServableGraph:
         """Take the variables out of a full save and keep the rest in memory."""
         reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
         object_graph = reader.get_tensor(OBJECT_GRAPH_KEY)
-        keys = [
-            *(_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)),
-            *_table_keys(state_keys(object_graph, _RESOURCES)),
-        ]
-        unknown = set(reader.get_variable_to_shape_map()) - {*keys, OBJECT_GRAPH_KEY}
+        variable_keys = [_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)]
+        table_keys = _table_keys(state_keys(object_graph, _RESOURCES))
+        known = {*variable_keys, *table_keys, OBJECT_GRAPH_KEY}
+        unknown = set(reader.get_variable_to_shape_map()) - known
         if unknown:
             raise ExportError(
                 "The endpoints depend on state that cannot be read at one point in time: "
                 f"{sorted(unknown)}. Expected variables and lookup tables only."
             )
         shutil.rmtree(directory / "variables")
-        key_of = {id(variable): key for variable, key in zip(self.variables, keys, strict=False)}
+        key_of = dict(zip(map(id, self.variables), variable_keys, strict=True))
+        count = len(self.measured)
         write_index(directory, self._index(key_of))
         files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         fingerprint = files.pop(FINGERPRINT)
@@ -190,13 +230,29 @@ class ServableGraph:
             files=files,
             fingerprint=fingerprint.content,
             object_graph=object_graph,
-            keys=keys,
+            measured_keys=[*variable_keys[:count], *table_keys],
+            progress_keys=variable_keys[count:],
             steady=frozenset(key_of[id(item)] for item in self.lists.get(STEADY, ())),
             endpoints={
                 name: endpoint_info(signature)
                 for name, signature in signature_defs(files["saved_model.pb"].content).items()
             },
         )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature before it is saved.
+
+    Attributes:
+        endpoint: what it serves.
+        trace: the trace that it calls.
+        inputs: the names of its inputs, in the order of the endpoint's arguments.
+    """
+
+    endpoint: Endpoint
+    trace: Any
+    inputs: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -207,7 +263,9 @@ class SavedGraph:
         files: every file that is the same in each of them, by relative path.
         fingerprint: the contents of `fingerprint.pb`, which names a checkpoint.
         object_graph: the checkpoint's string entry that describes the objects.
-        keys: the checkpoint key of each tensor of a snapshot, in its order.
+        measured_keys: the checkpoint key of each measured variable, and of the keys
+            and values of each table.
+        progress_keys: the checkpoint key of each variable of the training's progress.
         steady: those of variables that training is likely to leave as they are.
         endpoints: every signature.
     """
@@ -215,7 +273,8 @@ class SavedGraph:
     files: Mapping[str, KeptFile]
     fingerprint: bytes
     object_graph: bytes
-    keys: Sequence[str]
+    measured_keys: Sequence[str]
+    progress_keys: Sequence[str]
     steady: frozenset[str]
     endpoints: Mapping[str, EndpointInfo]
 
@@ -252,6 +311,18 @@ def _portable(layers: Iterable[keras.Layer]) -> Iterator[None]:
     finally:
         for layer, use_cudnn in zip(recurrent, wanted, strict=True):
             layer.use_cudnn = use_cudnn
+
+
+def _check_portable(name: str, traces: Iterable[Any]) -> None:
+    """Raise if an endpoint calls back into Python, which no SavedModel holds."""
+    found = sorted({node.op for trace in traces for node in operations(trace)} & _IN_PYTHON)
+    if found:
+        raise ExportError(
+            f"Endpoint '{name}' runs Python code ({', '.join(found)}), which is not saved, so that "
+            "no other process could run it. Write that code with `keras.ops` or TensorFlow's "
+            "operations instead of `tf.py_function` and `tf.numpy_function`, or keep it out of the "
+            "endpoint."
+        )
 
 
 def _handle(resource: Any) -> Any:

@@ -7,21 +7,25 @@ library in a process of its own, as a model server would.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import keras
 import numpy as np
 import tensorflow as tf
 
 from .c_library import run_apart
-from .endpoint import Endpoint
 from .errors import ExportValueError, ParityError
-from .graph import ServableGraph
+from .graph import ServableGraph, Signature
+from .model_call import ModelCall
+from .operations import dtypes, operations
+from .resources import find_host_state
+from .rounding import Difference, difference, resolution_of, tolerance_of
+from .samples import Arguments, arguments
 from .signatures import named_outputs
 from .warmup import can_write_requests, read_requests, write_requests
 
@@ -35,10 +39,6 @@ _CHANGES_STATE = re.compile(
 )
 
 
-# How many roundings of the largest value may meet in a small one.
-_SUMS = 128
-
-
 @dataclass(frozen=True)
 class Expected:
     """What the endpoint behind a signature computed live.
@@ -47,31 +47,69 @@ class Expected:
         signature: the signature's name.
         inputs: what it was given, by the signature's names.
         outputs: what it returned, by the signature's names.
-        tolerance: by how much of itself rounding may move a value; see `_difference`.
+        resolution: that of the coarsest floats it computes with.
     """
 
     signature: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
-    tolerance: float
+    resolution: float
+
+    @property
+    def tolerance(self) -> float:
+        """By how much of itself rounding may move a value."""
+        return tolerance_of(self.resolution)
 
 
 @dataclass(frozen=True)
+class Compared:
+    """How an artifact's outputs differ from the model's, by ``signature/output``.
+
+    Attributes:
+        differences: the largest absolute difference; of integers, bools and strings
+            the share that differs.
+        allowed: how much rounding may account for there.
+    """
+
+    differences: Mapping[str, float]
+    allowed: Mapping[str, float]
+
+
+@dataclass
 class _Call:
     """An inference endpoint, and arguments for it."""
 
-    signatures: list[str]
-    endpoint: Endpoint
-    arguments: Sequence[Any]
-    names: Sequence[str]
-    tolerance: float
+    signature: Signature
+    names: list[str]
+    arguments: Arguments
+    resolution: float
+    moves_seeds: bool
+    is_traced: bool = False
 
     def expected(self) -> list[Expected]:
-        arrays = [np.asarray(item) for item in tf.nest.flatten(self.arguments)]
-        inputs = dict(zip(self.names, arrays, strict=True))
-        returned = named_outputs(self.endpoint.fn(*self.arguments))
-        outputs = {name: np.asarray(value) for name, value in returned.items()}
-        return [Expected(name, inputs, outputs, self.tolerance) for name in self.signatures]
+        outputs = self.traced() if self.is_traced else self.live()
+        return [
+            Expected(name, self.arguments.inputs, outputs, self.resolution) for name in self.names
+        ]
+
+    def live(self) -> dict[str, Any]:
+        """What the endpoint's function computes; the model's seeds stay where they are."""
+        with keras.StatelessScope() if self.moves_seeds else nullcontext():
+            return _arrays(self._returned())
+
+    def traced(self) -> dict[str, Any]:
+        """What the traced function computes; much faster, and the same for code of Keras."""
+        return _arrays(self.signature.trace(*tf.nest.flatten(self.arguments.sent)))
+
+    def _returned(self) -> Any:
+        arguments = self.arguments
+        if arguments.are_equal:
+            return self.signature.endpoint.fn(*arguments.live)
+        try:
+            return self.signature.endpoint.fn(*arguments.live)
+        except Exception:
+            # A function of TensorFlow's operations may take one dtype only.
+            return self.signature.endpoint.fn(*arguments.sent)
 
 
 class Probe:
@@ -82,60 +120,89 @@ class Probe:
         sample_inputs: one batch, nested as the model takes it; for an endpoint
             of several arguments a list or tuple of them.
 
+    Attributes:
+        skipped: why other signatures are not compared, by name.
+
     Raises:
-        ExportValueError: no inference endpoint takes them.
+        ExportError: no inference endpoint takes them, or one computes something else
+            when it is traced.
     """
 
     def __init__(self, graph: ServableGraph, sample_inputs: Any) -> None:
         self.sample_inputs = sample_inputs
-        calls: dict[str, _Call] = {}
-        refused = []
-        for name, (endpoint, trace) in graph.signatures().items():
-            if endpoint.name in calls:
-                calls[endpoint.name].signatures.append(name)
-                continue
-            nodes = _nodes(trace)
-            if problem := _obstacle(trace, nodes):
-                refused.append(f"Signature '{name}' {problem}")
-                continue
-            try:
-                arguments = _arguments(trace, sample_inputs)
-            except (TypeError, ValueError) as error:
-                refused.append(
-                    f"Signature '{name}' expects {_specs(trace)}, one batch, as the model is "
-                    f"called with: {error}."
-                )
+        self.skipped: dict[str, str] = {}
+        self._graph = graph
+        calls: dict[str, _Call | str] = {}
+        for name, signature in graph.signatures().items():
+            endpoint = signature.endpoint.name
+            if endpoint not in calls:
+                calls[endpoint] = self._call(signature)
+            call = calls[endpoint]
+            if isinstance(call, str):
+                self.skipped[name] = call
             else:
-                names = [spec.name for spec in tf.nest.flatten(_specs(trace))]
-                call = _Call([name], endpoint, arguments, names, _tolerance(nodes))
-                calls[endpoint.name] = call
-        self._calls = list(calls.values())
+                call.names.append(name)
+        self._calls = [call for call in calls.values() if isinstance(call, _Call)]
         if not self._calls:
-            raise ExportValueError(
-                f"No endpoint can be compared on the sample_inputs. {' '.join(refused)}"
-            )
+            told = " ".join(f"Signature '{name}' {why}" for name, why in self.skipped.items())
+            raise ExportValueError(f"No endpoint can be compared on the sample_inputs. {told}")
 
     def expect(self) -> list[Expected]:
         """What the endpoints' functions compute now; on the thread that trains."""
         return [expected for call in self._calls for expected in call.expected()]
 
+    def _call(self, signature: Signature) -> _Call | str:
+        """A call of a signature, or why it cannot be compared."""
+        nodes = operations(signature.trace)
+        if problem := _obstacle(signature.trace):
+            return problem
+        moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
+        if moves_state and not self._moves_seeds_in_vain(signature):
+            return _NO_INFERENCE
+        try:
+            found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
+        except (TypeError, ValueError) as error:
+            return (
+                f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
+                f"{error}."
+            )
+        call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
+        fn = signature.endpoint.fn
+        is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
+        if is_plain and find_host_state([fn]).is_kerass:
+            # What Keras's own layers depend on is watched, so looking once is enough.
+            expected = Expected(signature.endpoint.name, found.inputs, call.live(), call.resolution)
+            _compare(expected, call.traced())
+            call.is_traced = True
+        return call
 
-def _nodes(trace: Any) -> list[Any]:
-    """The operations in a trace and in the functions it calls, as `NodeDef`s."""
-    graph = trace.graph.as_graph_def()
-    return [
-        *graph.node,
-        *(node for function in graph.library.function for node in function.node_def),
-    ]
+    def _moves_seeds_in_vain(self, signature: Signature) -> bool:
+        """Whether all that an endpoint changes is seeds, of which its outputs do not depend.
+
+        Recurrent layers with dropout do that. Traced in a scope of Keras's, a function
+        leaves Keras's variables alone, and the scope tells which it would have changed.
+        """
+        endpoint = signature.endpoint
+        if endpoint.signature is None:
+            return False
+        with keras.StatelessScope() as scope:
+            function = tf.function(endpoint.fn, input_signature=endpoint.signature, autograph=False)
+            trace = function.get_concrete_function()
+            if any(_CHANGES_STATE.match(node.op) for node in operations(trace)):
+                return False
+            if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
+                return False
+            return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
 
 
-def _obstacle(trace: Any, nodes: Sequence[Any]) -> str | None:
-    """Why what a trace computes cannot be compared, whatever the sample."""
-    if any(_CHANGES_STATE.match(node.op) for node in nodes):
-        return (
-            "changes variables or draws random numbers, so that calling it would disturb training. "
-            "Leave the sample_inputs out, or register an endpoint that does not."
-        )
+_NO_INFERENCE = (
+    "changes variables or draws random numbers, so that calling it would disturb training. "
+    "Leave the sample_inputs out, or register an endpoint that does not."
+)
+
+
+def _obstacle(trace: Any) -> str | None:
+    """Why what a trace returns cannot be compared, whatever the sample."""
     for name, output in named_outputs(trace.structured_outputs).items():
         if not isinstance(output, tf.Tensor):
             return (
@@ -145,14 +212,15 @@ def _obstacle(trace: Any, nodes: Sequence[Any]) -> str | None:
     return None
 
 
-def check(directory: Path, expected: Sequence[Expected]) -> dict[str, float]:
+def _arrays(returned: Any) -> dict[str, Any]:
+    return {name: np.asarray(value) for name, value in named_outputs(returned).items()}
+
+
+def check(directory: Path, expected: Sequence[Expected]) -> Compared:
     """Raise unless the artifact in `directory` computes what was expected.
 
     Where that can be done, the inputs are written into the artifact as warm-up
-    requests, and it is these that are sent.
-
-    Returns:
-        The largest absolute difference in each output, by ``signature/output``.
+    requests, and these are sent.
 
     Raises:
         ParityError: an output differs by more than rounding, or is not finite.
@@ -163,118 +231,36 @@ def check(directory: Path, expected: Sequence[Expected]) -> dict[str, float]:
         write_requests(directory, calls)
         calls = list(read_requests(directory))
     results = run_apart(str(directory), calls)
-    return {
-        f"{item.signature}/{name}": _output_difference(name, item, outputs)
+    found = {
+        f"{item.signature}/{name}": one
         for item, outputs in zip(expected, results, strict=True)
-        for name in sorted(item.outputs.keys() | outputs.keys())
+        for name, one in _compare(item, outputs).items()
     }
+    return Compared(
+        differences={name: one.found for name, one in found.items()},
+        allowed={name: one.allowed for name, one in found.items()},
+    )
 
 
-def _output_difference(name: str, expected: Expected, outputs: Mapping[str, Any]) -> float:
-    try:
-        return _difference(expected.outputs.get(name), outputs.get(name), expected.tolerance)
-    except ValueError as error:
-        raise ParityError(
-            f"Output '{name}' of signature '{expected.signature}' cannot be published: {error}."
-        ) from None
-
-
-def _difference(live: Any, served: Any, tolerance: float) -> float:
-    """The largest difference between an output of the artifact and the live one.
+def _compare(expected: Expected, outputs: Mapping[str, Any]) -> dict[str, Difference]:
+    """How far each output is from what was expected.
 
     Raises:
-        ValueError: it is more than rounding.
+        ParityError: it is too far.
     """
-    if live is None or served is None:
-        raise ValueError("the artifact lacks it" if served is None else "only the artifact has it")
-    if live.shape != served.shape:
-        raise ValueError(f"its shape is {served.shape}, live it is {live.shape}")
-    if not _is_floating(live):
-        # Strings are bytes on one side, objects that hold bytes on the other.
-        differ = np.sum(np.asarray(live, object) != np.asarray(served, object))
-        if differ:
-            raise ValueError(f"{differ} of its {live.size} values differ")
-        return 0.0
-    live, served = _wide(live), _wide(served)
-    if not np.all(np.isfinite(live)):
-        raise ValueError("the model itself computes a value that is not finite")
-    if not np.all(np.isfinite(served)):
-        raise ValueError("it is not finite")
-    differences = np.abs(live - served)
-    # A sum rounds with its largest part, which the largest value may tell of.
-    largest = float(np.max(np.abs(live), initial=0.0))
-    allowed = tolerance * np.abs(live) + min(tolerance, _SUMS * tolerance**2) * largest
-    if np.any(differences > allowed):
-        worst = np.unravel_index(np.argmax(differences - allowed), live.shape)
-        raise ValueError(
-            f"it differs by up to {differences[worst]:.3g} from {live[worst]:.3g}, of which "
-            f"{allowed[worst]:.3g} is rounding"
-        )
-    return float(np.max(differences, initial=0.0))
-
-
-def _arguments(trace: Any, sample_inputs: Any) -> Sequence[Any]:
-    """The sample as the positional arguments of an endpoint, as tensors.
-
-    Raises:
-        TypeError, ValueError: it does not fit.
-    """
-    specs = _specs(trace)
-    several = len(specs) > 1 and isinstance(sample_inputs, list | tuple)
-    arguments = list(sample_inputs) if several else [sample_inputs]
-    try:
-        tf.nest.assert_same_structure(list(specs), arguments, check_types=False)
-    except (TypeError, ValueError):
-        # What TensorFlow says of it prints every value.
-        received = tf.nest.map_structure(_brief, sample_inputs)
-        raise ValueError(f"received {received!s:.200}") from None
-    tensors = [
-        tf.convert_to_tensor(item, spec.dtype)
-        for spec, item in zip(tf.nest.flatten(specs), tf.nest.flatten(arguments), strict=True)
-    ]
-    for spec, tensor in zip(tf.nest.flatten(specs), tensors, strict=True):
-        if not spec.shape.is_compatible_with(tensor.shape):
-            raise ValueError(f"'{spec.name}' is of shape {spec.shape}, received {tensor.shape}")
-    packed: Sequence[Any] = tf.nest.pack_sequence_as(list(specs), tensors)
-    return packed
-
-
-def _brief(item: Any) -> str:
-    """What an array is, or else the type of a thing."""
-    if hasattr(item, "shape") and hasattr(item, "dtype"):
-        return f"{tf.dtypes.as_dtype(item.dtype).name}{tuple(item.shape)}"
-    return type(item).__name__
+    found = {}
+    for name in sorted(expected.outputs.keys() | outputs.keys()):
+        try:
+            found[name] = difference(
+                expected.outputs.get(name), outputs.get(name), expected.resolution
+            )
+        except ValueError as error:
+            raise ParityError(
+                f"Output '{name}' of signature '{expected.signature}' cannot be published: {error}."
+            ) from None
+    return found
 
 
 def _specs(trace: Any) -> tuple[Any, ...]:
     positional, _ = trace.structured_input_signature
     return tuple(positional)
-
-
-def _tolerance(nodes: Sequence[Any]) -> float:
-    """What rounding may do: the root of the resolution of the coarsest numbers in a trace.
-
-    Graphs are compiled: what is fused or summed in another order rounds otherwise.
-    """
-    numbers = {
-        number
-        for node in nodes
-        for value in node.attr.values()
-        for number in (value.type, *value.list.type)
-        if number
-    }
-    kinds = [kind for kind in map(tf.dtypes.as_dtype, numbers) if kind.is_floating]
-    finfo: Any = ml_dtypes.finfo
-    resolutions = [float(finfo(kind.as_numpy_dtype).eps) for kind in kinds]
-    is_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-    if is_tf32 and tf.config.list_logical_devices("GPU"):
-        resolutions.append(2.0**-10)  # How NVIDIA's GPUs multiply float32.
-    return math.sqrt(max(resolutions, default=0.0))
-
-
-def _is_floating(array: Any) -> bool:
-    return array.dtype.kind in "fc" or array.dtype == ml_dtypes.bfloat16
-
-
-def _wide(array: Any) -> Any:
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

@@ -12,7 +12,7 @@ import json
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -71,12 +71,17 @@ class ParityInfo:
     Attributes:
         live_seconds: how long training waited for the model's outputs.
         check_seconds: how long it took to load and run the artifact.
-        differences: the largest absolute difference by ``signature/output``.
+        differences: the largest absolute difference by ``signature/output``; of
+            integers, bools and strings the share of values that differ.
+        allowed: what rounding may account for there.
+        skipped: why other signatures were not compared, by name.
     """
 
     live_seconds: float
     check_seconds: float
     differences: Mapping[str, float]
+    allowed: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -236,11 +241,11 @@ def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
         raise ValueError(f"expected schema {SCHEMA}, found {content['schema']}")
     hints = hints_of(ExportRecord)
     values: dict[str, Any] = {"path": version_dir}
-    for field in fields(ExportRecord):
-        if field.name in content and field.name != "path":
-            values[field.name] = as_type(content[field.name], hints[field.name], field.name)
-        elif field.name not in values and field.default is MISSING:
-            raise ValueError(f"'{field.name}' is missing")
+    for one in fields(ExportRecord):
+        if one.name in content and one.name != "path":
+            values[one.name] = as_type(content[one.name], hints[one.name], one.name)
+        elif one.name not in values and one.default is MISSING:
+            raise ValueError(f"'{one.name}' is missing")
     for name in ("bytes", "stall_seconds", "write_seconds"):
         if values[name] < 0:
             raise ValueError(f"'{name}' is negative")

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from ._tensorflow import Trackable
+from .model_call import ModelCall
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,15 @@ class HostState:
     Attributes:
         layers: every layer, each once.
         resources: lookup tables and assets, each once.
+        seeds: the variables that random layers count their draws in.
+        is_kerass: whether all code in it is Keras's own, which depends on nothing
+            but what is found here.
     """
 
     layers: list[keras.Layer]
     resources: list[Any]
+    seeds: list[Any]
+    is_kerass: bool
 
     def dependencies(self) -> list[Any]:
         """What the trace of a function depends on: if one is another, it is stale."""
@@ -46,6 +52,8 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
     """
     resources: list[Any] = []
     layers: list[keras.Layer] = []
+    seeds: list[Any] = []
+    is_kerass = True
     seen: dict[int, Any] = {}
     stack = list(roots)[::-1]
     while stack:
@@ -57,8 +65,21 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
             resources.append(item)
         elif isinstance(item, keras.Layer):
             layers.append(item)
+        elif isinstance(item, keras.random.SeedGenerator):
+            seeds.append(item.state)
+        is_kerass = is_kerass and _is_kerass(item)
         stack.extend(reversed(_held(item)))
-    return HostState(layers, resources)
+    return HostState(layers, resources, seeds, is_kerass)
+
+
+def _is_kerass(item: Any) -> bool:
+    """Whether `item` is no code, or code of Keras."""
+    if isinstance(item, keras.layers.Lambda):
+        return False
+    code = type(item) if isinstance(item, keras.Layer) else item
+    if inspect.isfunction(item) or isinstance(item, keras.Layer):
+        return code.__module__.partition(".")[0] == "keras"
+    return True
 
 
 def is_mutable_table(resource: Any) -> bool:
@@ -101,6 +122,8 @@ def _held(item: Any) -> list[Any]:
         return [item()]
     if isinstance(item, tf.types.experimental.PolymorphicFunction):
         return [item.python_function]
+    if isinstance(item, ModelCall):
+        return [item.model]
     if isinstance(item, keras.Layer | Trackable):
         return list(vars(item).values())
     return []

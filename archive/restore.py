@@ -18,6 +18,7 @@ from .errors import (
     MismatchError,
     VersionNotFoundError,
 )
+from .model_call import is_built
 from .paths import absolute_path
 from .remote import VersionPath
 from .variable_index import VariableInfo, read_index
@@ -98,7 +99,7 @@ def _check(model: keras.Model, path: VersionPath) -> None:
         raise ExportTypeError(
             f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
         )
-    if not model.built:
+    if not is_built(model):
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
             "Call it on a batch, or call `model.build(input_shape)`, first."

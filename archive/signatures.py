@@ -10,12 +10,18 @@ import keras
 import tensorflow as tf
 
 from .errors import ExportTypeError, ExportValueError
+from .model_call import check_call
 from .record import EndpointInfo, TensorInfo
 from .resources import find_host_state
+from .samples import call_dtypes
 
 # Names Keras counts up for tensors that the user did not name. They differ when
 # the same model is built twice in one process, so they cannot name an input.
 _AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+# What TensorFlow takes as the name of a node (`Graph` in tensorflow/python/framework/ops.py).
+_NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
 def tensor_specs(input_signature: Any) -> Any:
@@ -37,7 +43,9 @@ def tensor_specs(input_signature: Any) -> Any:
             f"Received input_signature={input_signature!r}. Expected a list or tuple with one "
             "item per positional argument. Write `input_signature=[...]` around it."
         )
-    return _convert(input_signature, None)
+    specs = _convert(input_signature, None)
+    _check_distinct([spec.name for spec in tf.nest.flatten(specs) if spec.name])
+    return specs
 
 
 def model_signature(model: keras.Model) -> list[Any]:
@@ -46,15 +54,31 @@ def model_signature(model: keras.Model) -> list[Any]:
     Args:
         model: a built model.
 
-    Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, …
+    Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A subclassed
+    model does not record the dtypes that it is called with. They are those that
+    `fit` feeds or of `known_sample`, if one fits, and else the model's `input_dtype`.
 
     Raises:
-        ExportError: the model is not built, or does not tell its input shapes.
+        ExportError: the model is not built, or does not tell its input shapes; or
+            two inputs would have one name.
     """
+    signature = _model_signature(model)
+    _check_distinct([spec.name for spec in tf.nest.flatten(signature)])
+    return signature
+
+
+def guesses_dtypes(model: keras.Model) -> bool:
+    """Whether the dtypes in a model's signature are a guess, for nothing tells them."""
+    is_declared = isinstance(model, keras.Sequential) or _functional_inputs(model) is not None
+    return not is_declared and call_dtypes(model, _called_specs(model)) is None
+
+
+def _model_signature(model: keras.Model) -> list[Any]:
     if not isinstance(model, keras.Model):
         raise ExportTypeError(
             f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
         )
+    check_call(model)
     if not model.built:
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so its inputs are not known. "
@@ -82,10 +106,18 @@ def flat_outputs(outputs: Any) -> dict[str, Any] | None:
     return dict(_named(outputs, ""))
 
 
+def _by_field(outputs: Any) -> Any:
+    """A named tuple as a dict, for its fields name the outputs; anything else as it is."""
+    return (
+        outputs._asdict() if isinstance(outputs, tuple) and hasattr(outputs, "_asdict") else outputs
+    )
+
+
 def named_outputs(outputs: Any) -> dict[str, Any]:
     """What an endpoint returned, by the names its signature gives it."""
     if (flat := flat_outputs(outputs)) is not None:
         return flat
+    outputs = _by_field(outputs)
     if isinstance(outputs, Mapping):
         return dict(outputs)
     items = outputs if isinstance(outputs, list | tuple) else [outputs]
@@ -94,15 +126,41 @@ def named_outputs(outputs: Any) -> dict[str, Any]:
 
 def check_outputs(name: str, outputs: Any) -> None:
     """Raise unless a signature can return what endpoint `name` returns."""
-    nothing = [path for path, item in _named(outputs, "") if item is None]
-    if nothing:
-        where = f" as {sorted(nothing)}" if any(nothing) else ""
-        raise ExportValueError(f"Endpoint '{name}' returns None{where}. Expected tensors only.")
+    for path, item in _named(outputs, ""):
+        if not tf.is_tensor(item):
+            where = f" as '{path}'" if path else ""
+            what = "None" if item is None else f"a {type(item).__name__}"
+            raise ExportValueError(
+                f"Endpoint '{name}' returns {what}{where}. Expected tensors, or these nested in "
+                "lists, tuples and dicts."
+            )
     if isinstance(outputs, Mapping) and any(not isinstance(key, str) for key in outputs):
         raise ExportValueError(
             f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings, "
             "because they name the outputs of the signature."
         )
+
+
+def check_input_names(name: str, inputs: Sequence[str]) -> None:
+    """Raise unless a SavedModel can have `inputs` as the names of the inputs of endpoint `name`.
+
+    TensorFlow finds this out when it saves, long after training began.
+    """
+    taken: dict[str, str] = {}
+    for given in inputs:
+        simple = re.sub(r"\W", "_", given, flags=re.ASCII)
+        if not _NODE_NAME.fullmatch(given):
+            raise ExportValueError(
+                f"Endpoint '{name}' has an input that is named {given!r}, which no SavedModel can "
+                "hold. Expected letters, digits, dots, dashes and underscores. Name the "
+                f"`keras.Input` or the spec otherwise, such as {simple!r}."
+            )
+        other = taken.setdefault(simple.casefold(), given)
+        if other is not given:
+            raise ExportValueError(
+                f"Endpoint '{name}' has inputs that are named {other!r} and {given!r}. To "
+                "TensorFlow these are the same name. Name them apart."
+            )
 
 
 def endpoint_info(signature: Any) -> EndpointInfo:
@@ -185,7 +243,8 @@ def _functional_inputs(model: keras.Model) -> Any:
         return None
 
 
-def _called_signature(model: keras.Model) -> list[Any]:
+def _called_specs(model: keras.Model) -> list[Any]:
+    """The specs of the call that built a model, for floats."""
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if any(shape is None for shape in shapes.values()):
@@ -194,12 +253,27 @@ def _called_signature(model: keras.Model) -> list[Any]:
             "before exporting, or register endpoints with an `input_signature` of your own "
             "through the `endpoints` argument."
         )
-    _check_dtype(model)
     single = len(shapes) == 1
     return [
-        _from_shapes(shape, "inputs" if single else name.removesuffix("_shape"), model.input_dtype)
+        _convert(
+            _from_shapes(shape, model.input_dtype),
+            "inputs" if single else name.removesuffix("_shape"),
+        )
         for name, shape in shapes.items()
     ]
+
+
+def _called_signature(model: keras.Model) -> list[Any]:
+    specs = _called_specs(model)
+    if (dtypes := call_dtypes(model, specs)) is None:
+        _check_dtype(model)
+        return specs
+    typed = [
+        tf.TensorSpec(spec.shape, dtype, spec.name)
+        for spec, dtype in zip(tf.nest.flatten(specs), dtypes, strict=True)
+    ]
+    packed: list[Any] = tf.nest.pack_sequence_as(specs, typed)
+    return packed
 
 
 def _check_dtype(model: keras.Model) -> None:
@@ -213,18 +287,26 @@ def _check_dtype(model: keras.Model) -> None:
         )
 
 
-def _from_shapes(shape: Any, name: str, dtype: str) -> Any:
-    """Specs from the recorded shapes of a call; nested as the call's argument was."""
+def _from_shapes(shape: Any, dtype: str) -> Any:
+    """Unnamed specs from the recorded shapes of a call; nested as the call's argument was."""
     if isinstance(shape, Mapping):
-        return {key: _from_shapes(item, str(key), dtype) for key, item in shape.items()}
+        return {key: _from_shapes(item, dtype) for key, item in shape.items()}
     if all(axis is None or isinstance(axis, int) for axis in shape):
-        return tf.TensorSpec(_free_batch(shape), dtype, name)
-    return type(shape)(
-        [_from_shapes(item, f"{name}_{index}", dtype) for index, item in enumerate(shape)]
-    )
+        return tf.TensorSpec(_free_batch(shape), dtype)
+    return type(shape)([_from_shapes(item, dtype) for item in shape])
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Raise if two inputs would have one name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ExportValueError(
+            f"Two inputs of an endpoint would both be called {twice[0]!r}. Give them names apart: "
+            "other keys of the dict, other names of `keras.Input`, or specs with a `name`."
+        )
 
 
 def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
+    outputs = _by_field(outputs)
     if isinstance(outputs, Mapping):
         items = [(f"{name}_{key}" if name else str(key), item) for key, item in outputs.items()]
     elif isinstance(outputs, list | tuple):

@@ -35,7 +35,9 @@ def main(subject: str, name: str, directory: str, samples: str, steps: str) -> N
     elif name == FLOOR:
         measured = floor(Trainee(subject), path, rounds=int(samples))
     else:
-        measured = exports(Trainee(subject), method(name, path), path, count=int(samples))
+        trainee = Trainee(subject)
+        way = method(name, path, sample=trainee.batch[0])
+        measured = exports(trainee, way, path, count=int(samples))
     for sample in measured:
         print(json.dumps(sample), flush=True)
 

@@ -28,12 +28,19 @@ class Method:
     wait: Callable[[], None] = lambda: None
 
 
-def method(name: str, directory: Path) -> Method:
-    """The method of that name, exporting to entries of `directory`."""
+def method(name: str, directory: Path, sample: Any = None) -> Method:
+    """The method of that name, exporting to entries of `directory`.
+
+    `sample` is a batch of inputs, for the one that compares each export on it.
+    """
+    if name == "ours-sample":
+        return _ours(directory, sample_inputs=sample)
     return _METHODS[name](directory)
 
 
-def _ours(directory: Path, endpoints: Any = standard_endpoints) -> Method:
+def _ours(
+    directory: Path, endpoints: Any = standard_endpoints, sample_inputs: Any = None
+) -> Method:
     published = threading.Semaphore(0)
 
     def wait() -> None:
@@ -44,6 +51,7 @@ def _ours(directory: Path, endpoints: Any = standard_endpoints) -> Method:
         directory,
         endpoints=endpoints,
         log_dir=directory.with_name("logs"),
+        sample_inputs=sample_inputs,
         on_export=lambda record: published.release(),
     )
     return Method(callback, wait)

@@ -18,11 +18,11 @@ class Trainee:
         keras.utils.set_random_seed(1)
         self.model = _BUILDERS[name]()
         self.model.compile("adam", keras.losses.SparseCategoricalCrossentropy())
-        self._batch = data(self.model, rows=2)
+        self.batch = data(self.model, rows=2)
 
     def step(self) -> None:
         """Train once: every trainable variable, statistic and optimizer slot changes."""
-        self.model.train_on_batch(*self._batch)
+        self.model.train_on_batch(*self.batch)
 
     def variables(self) -> list[Any]:
         """All that an export with the optimizer's state holds, each once."""

@@ -20,6 +20,7 @@ MODELS = {
 
 METHODS = {
     "ours": "this library",
+    "ours-sample": "this library, with `sample_inputs`",
     "ours-inference": "this library, `serve` only",
     "reference": "ExportArchive of Keras",
     "reference-again": "the same one, written again",
@@ -31,6 +32,9 @@ METHODS = {
 # No method of exporting: one memory copy of the variables, and writing and fsyncing them.
 FLOOR = "floor"
 EPOCHS = "epochs"
+
+# Variants of ours whose epochs are not measured.
+_EXPORTS_ONLY = {"ours-sample", "ours-inference"}
 
 _PACKAGES = {"orbax": "orbax-checkpoint"}
 
@@ -101,7 +105,7 @@ class Job:
 def jobs(patterns: Sequence[str]) -> list[Job]:
     """All jobs whose name matches one of the patterns, such as ``mobilenet/*``."""
     found = [Job(model, method) for model in MODELS for method in [*METHODS, FLOOR]]
-    found += [Job(EPOCHS, method) for method in METHODS if method != "ours-inference"]
+    found += [Job(EPOCHS, method) for method in METHODS if method not in _EXPORTS_ONLY]
     return [job for job in found if any(fnmatch.fnmatch(job.name, p) for p in patterns)]
 
 

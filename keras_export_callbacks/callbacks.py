@@ -15,6 +15,7 @@ import keras
 from ._keras import infer_mode
 from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
+from .archive.model_call import has_call
 from .archive.objective import Mode, Objective
 from .archive.paths import absolute_path, check_base_dir
 from .archive.record import ExportRecord, TrialInfo
@@ -37,6 +38,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
         self._exporter: Exporter | None = None
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
+        self._batches: int | None = None
         self._validated: State | ExportError | None = None
         self._is_resumed = False
         self._is_copy = False
@@ -77,8 +79,12 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             if self._trial is not None:
                 self._exporter.within(self._trial)
         self._exporter.report_failures()
-        if self.model.built:
-            self._exporter.prepare()
+        # A model that the first batch builds is prepared after it.
+        self._batches = 0
+        if self.model.built or (
+            self._settings.endpoints is standard_endpoints and not has_call(self.model)
+        ):
+            self._prepare()
         self._epoch = None
         self._start(self._moment(logs))
 
@@ -89,6 +95,12 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             self._start(self._moment(logs))
         self._epoch = epoch
         self._validated = None
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._batches is not None:
+            self._batches += 1
+            if self._batches > 1:
+                self._prepare()
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Validation begins: hold what it runs on, until the epoch ends.
@@ -105,6 +117,7 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
+        self._prepare()
         self._consider(self._moment(logs))
         self._validated = None
 
@@ -119,6 +132,12 @@ class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
             _earlier=self.exports, _exporter=None, _model=None, _validated=None, _is_copy=True
         )
         return state
+
+    def _prepare(self) -> None:
+        """Once in each training: find what is wrong with the endpoints."""
+        if self._batches is not None:
+            self._running.prepare()
+            self._batches = None
 
     @property
     def _running(self) -> Exporter:

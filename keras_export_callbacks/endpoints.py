@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from .archive.export_archive import ExportArchive
-from .archive.signatures import model_signature
+from .archive.model_call import ModelCall
+from .archive.signatures import guesses_dtypes, model_signature
 
 OPTIMIZER_VARIABLES = "optimizer_variables"
 
@@ -47,15 +46,9 @@ def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
     """
     signature = model_signature(model)
     archive.track(model)
-    archive.add_endpoint("serve", _forward(model, training=False), signature)
-    archive.add_endpoint("call_training", _forward(model, training=True), signature)
+    is_guess = guesses_dtypes(model)
+    archive.add_endpoint("serve", ModelCall(model, False, is_guess), signature)
+    archive.add_endpoint("call_training", ModelCall(model, True, is_guess), signature)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
         archive.add_variable_collection(OPTIMIZER_VARIABLES, optimizer.variables)
-
-
-def _forward(model: keras.Model, training: bool) -> Any:
-    def forward(*inputs: Any) -> Any:
-        return model(*inputs, training=training)
-
-    return forward

@@ -23,6 +23,7 @@ from .archive.objective import Objective
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy
+from .archive.samples import known_sample
 from .arguments import check_metrics, check_reason, whole_number
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
@@ -111,6 +112,7 @@ class Exporter:
         self._optimizer_was_built = False
         self._closed = False
         self._was_noticed = False
+        self._has_guessed = False
         self._publisher = Publisher(self.directory, self._settings)
 
     @property
@@ -182,17 +184,17 @@ class Exporter:
         variables: then the future holds its record. A training that is resumed
         from a checkpoint repeats what came after it.
 
-        `validated` is what `state` gave when validation began, to be exported
-        instead of what there is now.
+        `validated` is what `state` gave when validation began. Its weights are
+        exported instead of those that there are now.
         """
         self.report_failures()
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
         start = time.perf_counter()
-        self._publisher.wait_for_room(validated)
+        self._publisher.wait_for_room()
         waited = time.perf_counter() - start
         try:
-            state = self.state() if validated is None else validated
+            state = (self.state() if validated is None else validated).completed()
         except ExportError as failure:
             if self._settings.on_error == "raise":
                 raise
@@ -220,7 +222,7 @@ class Exporter:
         return self._publisher.submit(state, request)
 
     def state(self) -> State:
-        """What there is to export now, on the thread that trains.
+        """The weights as they are now, to be `completed`, on the thread that trains.
 
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
@@ -228,12 +230,15 @@ class Exporter:
         start = time.perf_counter()
         with _as_export_errors():
             archive = self._current_archive()
+            self._warn_of_guesses(archive)
             snapshot = archive.snapshot()
             read = time.perf_counter()
             sample = self._settings.sample_inputs
-            expected = [] if sample is None else archive.probe(sample).expect()
+            probe = None if sample is None else archive.probe(sample)
+            expected = probe.expect() if probe else []
         end = time.perf_counter()
-        return State(archive, snapshot, expected, end - start, end - read)
+        skipped = probe.skipped if probe else {}
+        return State(archive, snapshot, expected, skipped, end - start, end - read)
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that what is wrong with them shows at once.
@@ -337,11 +342,23 @@ class Exporter:
                 stacklevel=4,
             )
 
+    def _warn_of_guesses(self, archive: ExportArchive) -> None:
+        """Say once that a model is exported for a dtype that nothing has told."""
+        if not self._has_guessed and (models := archive.guessed()):
+            self._has_guessed = True
+            warnings.warn(
+                f"Model '{models[0].name}' does not record the dtype of its inputs, so it is "
+                f"exported for {models[0].input_dtype}. Pass `sample_inputs`, a batch as the model "
+                "is called with, to export it for the right one.",
+                stacklevel=4,
+            )
+
     def _current_archive(self) -> ExportArchive:
         """The archive, registered anew when the model has another optimizer."""
         optimizer = getattr(self.model, "optimizer", None)
         is_built = optimizer is not None and optimizer.built
-        if self._archive is None or self._optimizer is not optimizer:
+        is_other = self._optimizer is not optimizer
+        if self._archive is None or is_other or self._archive.has_wrong_guess():
             self._archive = self._registered()
         elif is_built and not self._optimizer_was_built:
             # It has made its variables only now; what is traced does not use them.
@@ -351,7 +368,8 @@ class Exporter:
 
     def _registered(self) -> ExportArchive:
         archive = ExportArchive()
-        self._settings.endpoints(archive, self.model)
+        with known_sample(self._settings.sample_inputs):
+            self._settings.endpoints(archive, self.model)
         return archive
 
 

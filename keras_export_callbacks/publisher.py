@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -48,6 +48,7 @@ class State:
         archive: what was registered.
         snapshot: the variables.
         expected: what the endpoints computed of the sample inputs.
+        skipped: why other signatures cannot be compared, by name.
         seconds: how long training waited for all this.
         live_seconds: how much of that was for `expected`.
     """
@@ -55,8 +56,16 @@ class State:
     archive: ExportArchive
     snapshot: Snapshot
     expected: Sequence[Expected]
+    skipped: Mapping[str, str]
     seconds: float
     live_seconds: float
+
+    def completed(self) -> State:
+        """With seeds and optimizer state as they are now, on the thread that trains."""
+        start = time.perf_counter()
+        snapshot = self.archive.completed(self.snapshot)
+        seconds = self.seconds + time.perf_counter() - start
+        return replace(self, snapshot=snapshot, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -110,14 +119,12 @@ class Publisher:
         self._trial = trial
         self._summaries = self._summary_writer(parts=3, hyperparameters=trial.hyperparameters)
 
-    def wait_for_room(self, state: State | None) -> None:
-        """Return when there is room for a state to wait.
+    def wait_for_room(self) -> None:
+        """Return when there is room for a state as large as the last to wait.
 
-        Args:
-            state: None if it has yet to be read, because it takes memory from then on.
-                Then there is room for one as large as the last.
+        Call it before a state is read, because it may take memory from then on.
         """
-        self._worker.wait_for_room(self._last_size if state is None else state.snapshot.size)
+        self._worker.wait_for_room(self._last_size)
 
     def submit(self, state: State, request: Request) -> Future[ExportRecord]:
         """Publish a state after those before it."""
@@ -335,8 +342,14 @@ def _compared(staged: Path, state: State) -> ParityInfo | None:
     if not state.expected:
         return None
     start = time.perf_counter()
-    differences = check(staged, state.expected)
-    return ParityInfo(state.live_seconds, time.perf_counter() - start, differences)
+    compared = check(staged, state.expected)
+    return ParityInfo(
+        live_seconds=state.live_seconds,
+        check_seconds=time.perf_counter() - start,
+        differences=compared.differences,
+        allowed=compared.allowed,
+        skipped=state.skipped,
+    )
 
 
 def _warmup_files(staged: Path) -> dict[str, FileInfo]:

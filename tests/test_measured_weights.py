@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from support.models import Logs, classifier, data
+from support.models import Logs, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprove, restore
 
@@ -105,3 +105,65 @@ def test_early_stopping_restores_what_was_exported_as_best() -> None:
     restore(exported, best.last_export.path)
     for ours, theirs in zip(exported.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def noisy(layer: Any, *shape: int) -> Any:
+    """A model around a layer that draws numbers in training, and an optimizer with a state."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input(shape)
+    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(layer(inputs)))
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "mse")
+    return model
+
+
+layers = keras.layers
+DRAWING: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "Dropout": (lambda: layers.Dropout(0.5), (4, 3)),
+    "AlphaDropout": (lambda: layers.AlphaDropout(0.5), (4, 3)),
+    "SpatialDropout1D": (lambda: layers.SpatialDropout1D(0.5), (4, 3)),
+    "GaussianDropout": (lambda: layers.GaussianDropout(0.5), (4, 3)),
+    "GaussianNoise": (lambda: layers.GaussianNoise(0.5), (4, 3)),
+    "RandomFlip": (lambda: layers.RandomFlip(), (4, 4, 3)),
+    "MultiHeadAttention": (lambda: Attention(), (4, 3)),
+    "LSTM": (lambda: layers.LSTM(3, dropout=0.2), (4, 3)),
+    "GRU": (lambda: layers.GRU(3, dropout=0.2, recurrent_dropout=0.2), (4, 3)),
+    "SimpleRNN": (lambda: layers.SimpleRNN(3, recurrent_dropout=0.2), (4, 3)),
+    "ConvLSTM1D": (lambda: layers.ConvLSTM1D(3, 2, dropout=0.2), (4, 4, 3)),
+    "Bidirectional": (lambda: layers.Bidirectional(layers.LSTM(3, dropout=0.2)), (4, 3)),
+}  # fmt: skip
+
+
+class Attention(keras.layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.attend = keras.layers.MultiHeadAttention(2, 2, dropout=0.3)
+        self.attend.build(shape, shape)
+
+    def call(self, inputs: Any) -> Any:
+        return self.attend(inputs, inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "validated"),
+    [*((name, True) for name in DRAWING), ("Dropout", False), ("LSTM", False)],
+)
+def test_a_resumed_training_is_bit_for_bit_the_same(name: str, validated: bool) -> None:
+    build, shape = DRAWING[name]
+    random = np.random.default_rng(0)
+    x = random.normal(size=(8, *shape)).astype("float32")
+    y = random.normal(size=(8, 1)).astype("float32")
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    if validated:
+        options["validation_data"] = (x + 1, y)
+    callback = ExportEveryN("base", log_dir=None, background=False)
+    whole = noisy(build(), *shape)
+    whole.fit(x, y, epochs=3, callbacks=[callback], **options)
+    assert {record.weights for record in callback.exports} == {
+        "validated" if validated else "current"
+    }
+    resumed = noisy(build(), *shape)
+    restore(resumed, callback.exports[0].path)
+    resumed.fit(x, y, epochs=3, initial_epoch=1, **options)
+    assert_equal_state(state(whole), state(resumed))
+    restore(resumed, callback.exports[-1].path)
+    assert_equal_state(state(whole), state(resumed))

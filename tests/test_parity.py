@@ -306,7 +306,7 @@ def test_what_is_inference_is_compared(name: str) -> None:
     archive = archive_of(Counter(), name)
     expected = archive.probe(SAMPLE).expect()
     archive.write_out("artifact", verbose=False)
-    differences = parity.check(Path("artifact"), expected)
+    differences = parity.check(Path("artifact"), expected).differences
     assert set(differences.values()) == {0.0}
     # Whatever function it is in, what computes coarsely may round coarsely.
     assert (expected[0].tolerance > 0.01) == (name == "wrapped")
@@ -321,7 +321,7 @@ def test_what_no_server_returns_leaves_the_others_to_be_compared() -> None:
     )
     expected = archive.probe(SAMPLE).expect()
     archive.write_out("artifact", verbose=False)
-    assert parity.check(Path("artifact"), expected)["printing/output_0"] == 0.0
+    assert parity.check(Path("artifact"), expected).differences["printing/output_0"] == 0.0
 
 
 def test_an_artifact_that_never_answers_is_not_waited_for(

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_export_callbacks import ExportError
 from keras_export_callbacks._keras import infer_mode
+from keras_export_callbacks.archive._keras import fed_inputs
 from keras_export_callbacks.archive._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
     Trackable,
+    argument_names,
     concrete_functions,
     fingerprint_for,
     replicas,
@@ -172,3 +175,30 @@ def test_the_direction_of_a_metric(trained: Any, monitor: str, mode: str) -> Non
 def test_a_direction_is_never_guessed(trained: Any, monitor: str) -> None:
     with pytest.raises(ExportError, match=rf"'{monitor}'.*mode='max'"):
         infer_mode(monitor, trained)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_model_tells_the_batches_that_fit_feeds_it(steps_per_execution: int) -> None:
+    model = keras.Sequential([keras.layers.Dense(1)])
+    assert fed_inputs(model) is None
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    model.fit(np.ones((4, 3), "uint8"), np.ones((4, 1)), batch_size=2, verbose=0)
+    assert fed_inputs(model) == tf.TensorSpec((2, 3), "uint8")
+
+
+def test_eager_training_tells_no_batches() -> None:
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(np.ones((4, 3), "uint8"), np.ones((4, 1)), batch_size=2, verbose=0)
+    assert fed_inputs(model) is None
+
+
+def test_a_trace_tells_the_names_that_its_signature_will_have() -> None:
+    specs = [tf.TensorSpec((None,), name="x_0"), tf.TensorSpec((None,), name="y")]
+    module = tf.Module()
+    module.serve = tf.function(lambda *x: x[0] - x[1], input_signature=specs)
+    trace = module.serve.get_concrete_function()
+    assert argument_names(trace) == ["x_0", "y"]
+    tf.saved_model.save(module, "saved", signatures=trace)
+    served = signature_defs(Path("saved", "saved_model.pb").read_bytes())["serving_default"]
+    assert set(served.inputs) == {"x_0", "y"}
