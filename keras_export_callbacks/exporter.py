@@ -17,8 +17,9 @@ from typing import Any
 import keras
 
 from .archive.directory import ExportDirectory
-from .archive.errors import ExportError, ExportTypeError
+from .archive.errors import ExportError
 from .archive.export_archive import ExportArchive, check_backend
+from .archive.models import check_model
 from .archive.objective import Objective
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
@@ -103,8 +104,7 @@ class Exporter:
         self.directory = ExportDirectory(base_dir)
         check_base_dir(self.directory.path)
         check_backend()
-        if not isinstance(model, keras.Model):
-            raise ExportTypeError(f"Received model={model!r}. Expected a `keras.Model`.")
+        check_model(model, "model=")
         check_strategy(model)
         self.model = model
         self._archive: ExportArchive | None = None
