@@ -19,7 +19,7 @@ from pathlib import Path
 from .errors import StorageError
 from .files import relative_files
 from .remote import RemotePath
-from .versions import next_version, parse
+from .versions import Numbers, parse
 
 SAVED_MODEL = "saved_model.pb"
 
@@ -46,6 +46,7 @@ def publish_by_copying(
     staged: Path,
     base_dir: RemotePath,
     finish: Callable[[int], None],
+    numbers: Numbers,
     flush: Callable[[RemotePath], None] = lambda target: None,
 ) -> RemotePath:
     """Copy a complete staged directory to the next version, and return its path.
@@ -54,12 +55,13 @@ def publish_by_copying(
         staged: the complete version.
         base_dir: where the version appears.
         finish: as for `publish`.
+        numbers: those that this writer has seen before.
         flush: called before the version appears, and once more after it.
 
     Raises:
         StorageError: what was written is not there.
     """
-    target, marker = _claim(base_dir)
+    target, marker = _claim(base_dir, numbers)
     try:
         finish(int(target.name))
         names = sorted(relative_files(staged))
@@ -117,11 +119,11 @@ def sweep_copies(base_dir: RemotePath, is_alone: bool) -> None:
                     (base_dir / name / marker).unlink()
 
 
-def _claim(base_dir: RemotePath) -> tuple[RemotePath, RemotePath]:
+def _claim(base_dir: RemotePath, numbers: Numbers) -> tuple[RemotePath, RemotePath]:
     """The directory of the next version, which no other writer has, and our marker in it."""
     while True:
         base_dir.mkdir()
-        target = base_dir / str(next_version(base_dir.names()))
+        target = base_dir / str(numbers.next(base_dir.names()))
         marker = target / f"{_OURS}{uuid.uuid4().hex}"
         target.mkdir()
         marker.write_bytes(b"")

@@ -46,7 +46,7 @@ from .record import (
 )
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
-from .versions import parse
+from .versions import Numbers, parse
 
 # What a publish writes itself, of which the manifest does not tell the digest.
 _OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
@@ -78,6 +78,7 @@ class ExportDirectory:
         self.path = absolute_path(base_dir)
         self._known: dict[VersionPath, _Known] = {}
         self._told: set[VersionPath] = set()
+        self._numbers = Numbers()
 
     def __repr__(self) -> str:
         return f"ExportDirectory({str(self.path)!r})"
@@ -201,7 +202,9 @@ class ExportDirectory:
             problems = [*_manifest_problems(source), *_differences(staged, record.files)]
             if problems:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
-            return publish_record(staged, replace(record, path=staged), self.path)
+            return publish_record(
+                staged, replace(record, path=staged), self.path, numbers=self._numbers
+            )
 
     def _record(self, version: int) -> ExportRecord:
         path = self._path_of(version)
@@ -238,10 +241,12 @@ class ExportDirectory:
 
     def _version_dirs(self) -> dict[int, VersionPath]:
         try:
-            numbers = {name: parse(name) for name in names_in(self.path)}
+            names = names_in(self.path)
+            self._numbers.see(names)
+            versions = {name: parse(name) for name in names}
             return {
                 version: self.path / name
-                for name, version in numbers.items()
+                for name, version in versions.items()
                 if version is not None and _is_version(self.path / name)
             }
         except FileNotFoundError:
@@ -256,6 +261,7 @@ def publish_record(
     base_dir: VersionPath,
     snapshot_time: float | None = None,
     check: Callable[[], None] = lambda: None,
+    numbers: Numbers | None = None,
 ) -> ExportRecord:
     """Publish a staged version with its manifest; return the record as published.
 
@@ -270,6 +276,7 @@ def publish_record(
             `write_seconds`; None leaves that as it is.
         check: called inside the commit, when no other writer can publish. If it
             raises, nothing is published.
+        numbers: those that this writer has seen before.
     """
 
     def finish(version: int) -> None:
@@ -289,7 +296,7 @@ def publish_record(
         for path in (manifest, digest, manifest.parent, staged):
             sync(path)
 
-    publishing.publish(staged, base_dir, finish)
+    publishing.publish(staged, base_dir, finish, numbers)
     return record
 
 

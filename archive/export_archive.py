@@ -26,7 +26,7 @@ from .replacing import check_replaceable, replacing
 from .resources import find_host_state
 from .shards import DIRECTORY
 from .signatures import guesses_dtypes, model_signature, tensor_specs
-from .snapshot import StateReader
+from .snapshot import Reading, StateReader
 from .weights import BundleWriter
 
 # The attributes of a revived artifact that hold the variables of what was tracked.
@@ -63,14 +63,19 @@ class Snapshot:
 
     Attributes:
         plan: what to export.
-        measured: gives the weights and tables.
-        progress: gives the other state: seeds, and that of optimizers. None until
+        measured: the weights and tables.
+        progress: the other state: seeds, and that of optimizers. None until
             `ExportArchive.completed`.
     """
 
     plan: _Plan
-    measured: Callable[[], list[tf.Tensor]]
-    progress: Callable[[], list[tf.Tensor]] | None = None
+    measured: Reading
+    progress: Reading | None = None
+
+    @property
+    def size(self) -> int:
+        """The memory that it takes at most, in bytes."""
+        return self.measured.size + (self.progress.size if self.progress else 0)
 
 
 @dataclass(frozen=True)
@@ -381,9 +386,10 @@ class ExportArchive:
         plan = snapshot.plan
         reused = plan.saved is not None
         if plan.saved is None:
-            plan.saved = plan.graph.save(directory)
+            # First, because saving takes seconds, in which there may be more snapshots.
             plan.measured.trace()
             plan.progress.trace()
+            plan.saved = plan.graph.save(directory)
         else:
             for name, file in plan.saved.files.items():
                 file.put(directory / name)
@@ -391,8 +397,8 @@ class ExportArchive:
         (directory / "assets").mkdir(exist_ok=True)
         assert snapshot.progress is not None
         tensors = {
-            **dict(zip(saved.measured_keys, snapshot.measured(), strict=True)),
-            **dict(zip(saved.progress_keys, snapshot.progress(), strict=True)),
+            **dict(zip(saved.measured_keys, snapshot.measured.tensors(), strict=True)),
+            **dict(zip(saved.progress_keys, snapshot.progress.tensors(), strict=True)),
             OBJECT_GRAPH_KEY: tf.constant(saved.object_graph),
         }
         files = self._bundles.write(directory, tensors, saved.steady, earlier)

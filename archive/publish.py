@@ -24,7 +24,7 @@ from .copying import publish_by_copying, remove_in_place, sweep_copies
 from .errors import StorageError
 from .files import sync, sync_tree
 from .remote import RemotePath, VersionPath
-from .versions import next_version
+from .versions import Numbers
 
 STAGING = ".staging"
 
@@ -99,7 +99,12 @@ def workspace(base_dir: VersionPath) -> Iterator[Workspace]:
         opened.close()
 
 
-def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) -> VersionPath:
+def publish(
+    staged: Path,
+    base_dir: VersionPath,
+    finish: Callable[[int], None],
+    numbers: Numbers | None = None,
+) -> VersionPath:
     """Rename a complete staged directory into the next version, and return its path.
 
     Args:
@@ -109,14 +114,24 @@ def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) 
         finish: called with the version number before the version appears, while
             no other writer can take it, to write what depends on it. If it
             raises, nothing is published.
+        numbers: those that this writer has seen before.
     """
+    numbers = numbers or Numbers()
+    published = _publish(staged, base_dir, finish, numbers)
+    numbers.see([published.name])
+    return published
+
+
+def _publish(
+    staged: Path, base_dir: VersionPath, finish: Callable[[int], None], numbers: Numbers
+) -> VersionPath:
     if isinstance(base_dir, RemotePath):
-        return publish_by_copying(staged, base_dir, finish)
+        return publish_by_copying(staged, base_dir, finish, numbers)
     sync_tree(staged)
     lock = _Lock(base_dir)
     try:
         while True:
-            version = next_version(os.listdir(base_dir))
+            version = numbers.next(os.listdir(base_dir))
             finish(version)
             target = base_dir / str(version)
             # A version is never empty, and rename(2) replaces only an empty
@@ -127,7 +142,7 @@ def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) 
                 if os.path.lexists(target):
                     continue  # A writer that could not be locked out took the number.
                 if error.errno in _NO_RENAME:
-                    return _publish_without_rename(staged, base_dir, finish, lock)
+                    return _publish_without_rename(staged, base_dir, finish, numbers, lock)
                 raise
             try:
                 sync(base_dir)
@@ -143,7 +158,7 @@ def publish(staged: Path, base_dir: VersionPath, finish: Callable[[int], None]) 
 
 
 def _publish_without_rename(
-    staged: Path, base_dir: Path, finish: Callable[[int], None], lock: _Lock
+    staged: Path, base_dir: Path, finish: Callable[[int], None], numbers: Numbers, lock: _Lock
 ) -> Path:
     def flush(target: RemotePath) -> None:
         sync_tree(Path(target))
@@ -151,7 +166,7 @@ def _publish_without_rename(
 
     same = RemotePath(base_dir)
     sweep_copies(same, is_alone=lock.excludes)
-    return Path(publish_by_copying(staged, same, finish, flush))
+    return Path(publish_by_copying(staged, same, finish, numbers, flush))
 
 
 def remove(version_dir: VersionPath, space: Workspace) -> None:

@@ -13,12 +13,12 @@ import tensorflow as tf
 from .directory import ExportDirectory, version_problems
 from .errors import (
     DamagedVersionError,
-    ExportTypeError,
     ExportValueError,
     MismatchError,
     VersionNotFoundError,
 )
 from .model_call import is_built
+from .models import check_model
 from .paths import absolute_path
 from .remote import VersionPath
 from .variable_index import VariableInfo, read_index
@@ -95,10 +95,7 @@ def _stored_values(path: VersionPath, infos: Sequence[VariableInfo]) -> list[Any
 
 
 def _check(model: keras.Model, path: VersionPath) -> None:
-    if not isinstance(model, keras.Model):
-        raise ExportTypeError(
-            f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
-        )
+    check_model(model)
     if not is_built(model):
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so it has no variables to restore. "

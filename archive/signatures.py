@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from .errors import ExportTypeError, ExportValueError
 from .model_call import check_call
+from .models import check_model
 from .record import EndpointInfo, TensorInfo
 from .resources import find_host_state
 from .samples import call_dtypes
@@ -74,10 +75,7 @@ def guesses_dtypes(model: keras.Model) -> bool:
 
 
 def _model_signature(model: keras.Model) -> list[Any]:
-    if not isinstance(model, keras.Model):
-        raise ExportTypeError(
-            f"Received {model!r} of type {type(model)}. Expected a `keras.Model`."
-        )
+    check_model(model)
     check_call(model)
     if not model.built:
         raise ExportValueError(

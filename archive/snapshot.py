@@ -11,9 +11,30 @@ it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+
+# How many variables one traced call reads. TensorFlow optimizes a function the first time that
+# it runs, which takes a minute for 3,000 variables at once, and seconds in parts of this size.
+_AT_ONCE = 500
+
+# What TensorFlow takes for a string, beside its characters.
+_STRING_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read at one point in time.
+
+    Attributes:
+        tensors: gives the values: of all variables, then keys and values of each table.
+        size: the memory that they take at most, in bytes.
+    """
+
+    tensors: Callable[[], list[tf.Tensor]]
+    size: int
 
 
 class StateReader:
@@ -23,23 +44,29 @@ class StateReader:
         variables: `tf.Variable`s, also distributed ones.
         tables: mutable lookup tables.
 
-    Reading in one traced call takes a fraction of the time of reading one by
-    one, but tracing it takes far longer than that. So `read` reads one by one
+    Reading in traced calls takes a fraction of the time of reading one by one,
+    but tracing them takes far longer than that. So `read` reads one by one
     until `trace` was called, which may happen on any thread.
     """
 
     def __init__(self, variables: Sequence[Any], tables: Sequence[Any]) -> None:
         self._variables = variables
         self._tables = tables
-        self._traced: _TracedRead | None = None
+        self._traced: list[_TracedRead] | None = None
+        # Counted once: there may be thousands, and training waits for `read`.
+        self._varying = [variable for variable in variables if not _is_of_fixed_size(variable)]
+        varying = set(map(id, self._varying))
+        self._fixed_size = sum(_size(item) for item in variables if id(item) not in varying)
 
-    def read(self) -> Callable[[], list[tf.Tensor]]:
-        """Read, and return what gives the values: of all variables, then keys and values of
-        each table."""
-        read = self._traced or self._read_one_by_one
-        variables = read()
+    def read(self) -> Reading:
+        """Read, on the thread that trains."""
+        variables = self._read_variables()
         tables = [part for table in self._tables for part in table.export()]
-        return lambda: [*variables(), *tables]
+        counted = [*_read(self._varying), *tables]
+        return Reading(
+            tensors=lambda: [*variables(), *tables],
+            size=self._fixed_size + sum(map(_size, counted)),
+        )
 
     def trace(self) -> None:
         """Make the following reads fast, unless other machines have a share in them.
@@ -47,11 +74,17 @@ class StateReader:
         What every worker has to read at once, this thread cannot read alone.
         """
         if self._traced is None and not any(map(_is_on_several_machines, self._variables)):
-            self._traced = _TracedRead(self._variables)
+            starts = range(0, len(self._variables), _AT_ONCE)
+            self._traced = [
+                _TracedRead(self._variables[start : start + _AT_ONCE]) for start in starts
+            ]
 
-    def _read_one_by_one(self) -> Callable[[], list[tf.Tensor]]:
-        values = _read(self._variables)
-        return lambda: values
+    def _read_variables(self) -> Callable[[], list[tf.Tensor]]:
+        if self._traced is None:
+            values = _read(self._variables)
+            return lambda: values
+        parts = [read() for read in self._traced]
+        return lambda: [value for part in parts for value in part()]
 
 
 class _TracedRead:
@@ -84,6 +117,18 @@ class _TracedRead:
 
 def _read(variables: Sequence[Any]) -> list[tf.Tensor]:
     return [variable.read_value() for variable in variables]
+
+
+def _is_of_fixed_size(variable: Any) -> bool:
+    return bool(variable.shape.is_fully_defined()) and variable.dtype != tf.string
+
+
+def _size(value: Any) -> int:
+    """The bytes of a tensor, or of a variable of fixed size."""
+    count = int(value.shape.num_elements())
+    if value.dtype != tf.string:
+        return count * int(value.dtype.size)
+    return count * _STRING_BYTES + int(tf.reduce_sum(tf.strings.length(value)))
 
 
 def _is_on_several_machines(variable: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Version numbers, as a model server reads them. Pure: names in, numbers out.
+"""Version numbers, as a model server reads them. No files: names in, numbers out.
 
 TensorFlow Serving takes every child of a model's base directory whose name
 parses as an int64 for a version, whether file or directory, complete or not
@@ -45,19 +45,33 @@ def claimed(name: str) -> int | None:
     return version if version <= MAX_VERSION else None
 
 
-def next_version(names: Iterable[str]) -> int:
-    """One above the highest number any of `names` claims; 1 if none does.
+class Numbers:
+    """The numbers that one writer gives its versions: each above all that it has seen.
 
-    Args:
-        names: every entry of a base directory.
-
-    Raises:
-        ExportError: the highest int64 is taken, so no higher one exists.
+    A directory may be emptied while its writer lives. A server that has loaded
+    version 7 keeps it then, and would never load a version 1.
     """
-    highest = max((claimed(name) or 0 for name in names), default=0)
-    if highest == MAX_VERSION:
-        raise ExportError(
-            f"The number {MAX_VERSION} is taken in the base directory and no version can be "
-            "higher. Rename or remove what bears it: it was not written by this library."
-        )
-    return highest + 1
+
+    def __init__(self) -> None:
+        self._highest = 0
+
+    def see(self, names: Iterable[str]) -> None:
+        """Never give out again what any of `names` claims."""
+        self._highest = max([self._highest, *(claimed(name) or 0 for name in names)])
+
+    def next(self, names: Iterable[str]) -> int:
+        """One above the highest number seen; 1 if there was none. It is not seen by this.
+
+        Args:
+            names: every entry of the base directory now.
+
+        Raises:
+            ExportError: the highest int64 is taken, so no higher one exists.
+        """
+        self.see(names)
+        if self._highest == MAX_VERSION:
+            raise ExportError(
+                f"The number {MAX_VERSION} is taken in the base directory and no version can be "
+                "higher. Rename or remove what bears it: it was not written by this library."
+            )
+        return self._highest + 1

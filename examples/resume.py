@@ -7,6 +7,7 @@ Run it with ``python examples/resume.py`` after ``pip install
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,9 @@ EPOCHS = 8
 
 
 def main() -> None:
+    for base_dir in ("served/resumed", "served/uninterrupted"):
+        shutil.rmtree(base_dir, ignore_errors=True)  # What this example left when it last ran.
+
     print("Training in another process, which is killed in epoch 5:", flush=True)
     killed = subprocess.run([sys.executable, __file__, "--killed"], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -36,7 +40,7 @@ def main() -> None:
     print(f"\nthe weights are {'the same, bit for bit' if is_same else 'different'}")
 
 
-def train(base_dir: str, *more: keras.callbacks.Callback) -> list[Any]:
+def train(base_dir: str, is_killed: bool = False) -> list[Any]:
     """Train to the last epoch, from the newest version if there is one; the weights."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -56,6 +60,7 @@ def train(base_dir: str, *more: keras.callbacks.Callback) -> list[Any]:
         first_epoch = newest.epoch + 1
         print(f"going on from version {newest.version}, after epoch {newest.epoch}")
 
+    exports = ExportEveryN(base_dir, keep=2)
     pixels, labels = load_digits(return_X_y=True)
     model.fit(
         pixels / 16,
@@ -64,7 +69,7 @@ def train(base_dir: str, *more: keras.callbacks.Callback) -> list[Any]:
         epochs=EPOCHS,
         shuffle=False,  # A shuffle would depend on how many came before it.
         verbose=2,
-        callbacks=[ExportEveryN(base_dir, keep=2), *more],
+        callbacks=[exports, Killed(exports)] if is_killed else [exports],
     )
     return list(model.get_weights())
 
@@ -72,14 +77,20 @@ def train(base_dir: str, *more: keras.callbacks.Callback) -> list[Any]:
 class Killed(keras.callbacks.Callback):
     """Ends the process in the middle of an epoch, as a machine that is taken away."""
 
+    def __init__(self, exports: ExportEveryN) -> None:
+        super().__init__()
+        self._exports = exports
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 5:
+            # These epochs take milliseconds: wait until a version is written.
+            assert self._exports.last_export is not None
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
     if "--killed" in sys.argv:
-        train("served/resumed", Killed())
+        train("served/resumed", is_killed=True)
     else:
         main()

@@ -1,9 +1,12 @@
-"""What about Keras has no public way: a metric's direction, and when `fit` validates.
+"""What has no public way in Keras: a metric's direction, when `fit` validates, and Keras 2's hooks.
 
 Every built-in metric carries `_direction`, from which Keras's own callbacks
 infer ``mode="auto"``. `fit` tells its callbacks neither whether it validates nor how
 often; its arguments say. Tried with Keras 3.8 to 3.15; `tests/test_private_calls.py`
 fails when one of them moves.
+
+Keras 2, the package `tf_keras`, asks every callback `_implements_train_batch_hooks`
+before anything public. Tried with tf_keras 2.21, which is not developed any more.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Any
 
 import keras
 
-from .archive.errors import ExportValueError
+from .archive.errors import ExportTypeError, ExportValueError
+from .archive.models import KERAS_3, check_model
 from .archive.objective import Mode
 
 _MODES: dict[str, Mode] = {"up": "max", "down": "min"}
@@ -75,3 +79,14 @@ def _metrics(model: keras.Model) -> list[Any]:
     for metric in model.metrics:
         found += getattr(metric, "metrics", None) or [metric]
     return found
+
+
+class Keras3Callback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
+    """A callback that tells those who use it with Keras 2 what is wrong."""
+
+    def set_model(self, model: keras.Model) -> None:
+        check_model(model, "model=")
+        super().set_model(model)
+
+    def _implements_train_batch_hooks(self) -> bool:
+        raise ExportTypeError(f"{type(self).__name__} was given to Keras 2. {KERAS_3}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import keras
 
-from ._keras import infer_mode, validates_later
+from ._keras import Keras3Callback, infer_mode, validates_later
 from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
 from .archive.model_call import has_call
@@ -28,7 +28,7 @@ from .settings import Endpoints, OnError, Settings
 from .triggers import EveryN, Moment, OnImprove, Unit
 
 
-class ExportCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
+class ExportCallback(Keras3Callback):
     """What the callbacks share: an `Exporter` for the model in training."""
 
     def __init__(self, base_dir: str | os.PathLike[str], settings: Settings) -> None:

@@ -17,15 +17,17 @@ from typing import Any
 import keras
 
 from .archive.directory import ExportDirectory
-from .archive.errors import ExportError, ExportTypeError
+from .archive.errors import ExportError
 from .archive.export_archive import ExportArchive, check_backend
 from .archive.identities import Identities
+from .archive.models import check_model
 from .archive.objective import Objective
 from .archive.owners import owned_variables
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy, as_policy
 from .archive.samples import known_sample
+from .arguments import check_metrics, check_reason, whole_number
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
 from .metrics import description, finite_scalars, scalar, steps_taken
@@ -42,8 +44,8 @@ class Exporter:
 
     `export` reads the model's variables, which takes milliseconds, and returns;
     the version is written and published on a background thread, one at a time
-    and in order. While one is written, one more may wait; a third `export` waits
-    for room, so that at most one snapshot waits in memory.
+    and in order. While one is written, up to 1 GB of snapshots may wait in memory,
+    or one that is larger. Then `export` waits until there is room.
 
     Args:
         base_dir: the directory of the versions, that a model server polls.
@@ -104,8 +106,7 @@ class Exporter:
         self.directory = ExportDirectory(base_dir)
         check_base_dir(self.directory.path)
         check_backend()
-        if not isinstance(model, keras.Model):
-            raise ExportTypeError(f"Received model={model!r}. Expected a `keras.Model`.")
+        check_model(model, "model=")
         check_strategy(model)
         self.model = model
         self._archive: ExportArchive | None = None
@@ -128,8 +129,8 @@ class Exporter:
 
     def export(
         self,
-        step: int | None = None,
-        epoch: int | None = None,
+        step: Any = None,
+        epoch: Any = None,
         metrics: Mapping[str, Any] | None = None,
         reason: str = "requested",
     ) -> Future[ExportRecord]:
@@ -138,8 +139,9 @@ class Exporter:
         Call it on the thread that trains, between two steps.
 
         Args:
-            step: optimizer steps taken; by default `model.optimizer.iterations`.
-            epoch: the epoch, from 0.
+            step: optimizer steps taken; by default `model.optimizer.iterations`. A
+                whole number of any kind: an int, a scalar tensor, a variable.
+            epoch: the epoch, from 0; likewise.
             metrics: numbers by name, or tensors of one number; what is not finite
                 is left out.
             reason: what the manifest says about why.
@@ -150,12 +152,20 @@ class Exporter:
             must call this; the futures of the others are cancelled.
 
         Raises:
-            ExportError: the endpoints cannot be traced; or, with
-                ``on_error="raise"``, an earlier export failed in the background.
+            ExportError: an argument cannot be used, or the endpoints cannot be
+                traced; or, with ``on_error="raise"``, an earlier export failed in
+                the background.
         """
-        given = metrics or {}
+        given = {} if metrics is None else metrics
+        check_reason(reason)
+        check_metrics(given)
         self.tell_of_unusable(given, is_by_hand=True)
-        return self.request(reason=reason, step=step, epoch=epoch, metrics=finite_scalars(given))
+        return self.request(
+            reason=reason,
+            step=whole_number("step", step),
+            epoch=whole_number("epoch", epoch),
+            metrics=finite_scalars(given),
+        )
 
     def tell_of_unusable(self, metrics: Mapping[str, Any], is_by_hand: bool = False) -> None:
         """Warn once of each metric that is left out, where that matters to someone.

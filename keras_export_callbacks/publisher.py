@@ -22,14 +22,19 @@ from . import texts
 from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot
-from .archive.files import FileInfo, KnownFile
+from .archive.files import FileInfo, KnownFile, names_in
 from .archive.objective import Objective
 from .archive.parity import Expected, check
 from .archive.publish import Workspace
 from .archive.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
+from .archive.versions import Numbers
 from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker
+
+# How many bytes of snapshots may wait while one is written; one may wait whatever its size.
+# Saving the graph takes as long as many short epochs, and a snapshot is often a few megabytes.
+ROOM = 10**9
 
 # Which versions, if they are the same, make another superfluous.
 Unless = Literal["newest", "any"] | None
@@ -101,9 +106,13 @@ class Publisher:
         self._settings = settings
         self._in_flight: list[Request] = []
         self._told: set[str] = set()
+        self._last_size = 0
         self._space: Workspace | None = None
+        self._numbers = Numbers()
+        with suppress(OSError):  # There is no directory yet.
+            self._numbers.see(names_in(directory.path))
         self._trial: TrialInfo | None = None
-        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle)
+        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle, ROOM)
         self._summaries = self._summary_writer(parts=1)
 
     def within(self, trial: TrialInfo) -> None:
@@ -112,17 +121,23 @@ class Publisher:
         self._summaries = self._summary_writer(parts=3, hyperparameters=trial.hyperparameters)
 
     def wait_for_room(self) -> None:
-        """Return when a state can be submitted without a second one waiting."""
-        self._worker.wait_for_room()
+        """Return when there is room for a state as large as the last to wait.
+
+        Call it before a state is read, because it may take memory from then on.
+        """
+        self._worker.wait_for_room(self._last_size)
 
     def submit(self, state: State, request: Request) -> Future[ExportRecord]:
         """Publish a state after those before it."""
         snapshot_time = time.perf_counter()
         # Handed over: should it fail, the error holds this function, and not the state.
         states = [state]
+        self._last_size = size = state.snapshot.size
         self._in_flight.append(request)
         try:
-            return self._worker.submit(lambda: self._run(states.pop(), request, snapshot_time))
+            return self._worker.submit(
+                lambda: self._run(states.pop(), request, snapshot_time), size
+            )
         except BaseException:
             with suppress(ValueError):  # It was run, on this thread.
                 self._in_flight.remove(request)
@@ -207,9 +222,7 @@ class Publisher:
 
     def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         base_dir = self._directory.path
-        if self._space is None:
-            self._space = Workspace(base_dir)
-        staged = self._space.stage()
+        staged = self._stage()
         try:
             written = state.archive.write(state.snapshot, staged, self._sound_version)
             parity = _compared(staged, state)
@@ -238,13 +251,27 @@ class Publisher:
                 **(vars(self._trial) if self._trial else {}),
             )
             record = publish_record(
-                staged, record, base_dir, snapshot_time, lambda: self._check(request, record)
+                staged,
+                record,
+                base_dir,
+                snapshot_time,
+                check=lambda: self._check(request, record),
+                numbers=self._numbers,
             )
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         if isinstance(record.path, Path):
             state.archive.moved(record.path)
         return record
+
+    def _stage(self) -> Path:
+        """An empty directory to write a version in."""
+        if self._space is not None:
+            with suppress(FileNotFoundError):  # The base directory was removed meanwhile.
+                return self._space.stage()
+            self._idle()
+        self._space = Workspace(self._directory.path)
+        return self._space.stage()
 
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise if what others have published meanwhile makes a version superfluous."""

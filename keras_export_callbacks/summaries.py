@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -45,6 +46,9 @@ class SummaryWriter:
         self._base_dir = base_dir
         self._parts = parts
         self._writer: Any = None
+        # Of the events file that is open: its directory, the end of its name, and its path.
+        self._directory = self._suffix = ""
+        self._file: str | None = None
         self._earlier: deque[ExportRecord] = deque(maxlen=10)
 
     def write(self, record: ExportRecord) -> None:
@@ -56,17 +60,15 @@ class SummaryWriter:
             # of it. The next export opens another.
             with suppress(Exception):
                 self.close()
-            self._writer = None
+            self._writer = self._file = None
             raise
 
     def _add(self, record: ExportRecord) -> None:
+        if self._file is not None and not tf.io.gfile.exists(self._file):
+            # Someone cleared the logs. TensorFlow goes on writing to the removed file.
+            self.close()
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self._run())
-            if self._hyperparameters:
-                with self._writer.as_default():
-                    known = {k: v for k, v in self._hyperparameters.items() if v is not None}
-                    # By itself TensorBoard names a trial by a hash.
-                    hparams.hparams(known, "/".join(self._base_dir.split("/")[-2:]))
+            self._open()
         step = record.step if record.step is not None else record.version
         with self._writer.as_default(step), tf.summary.record_if(True):
             for name, (value, description) in _scalars(record).items():
@@ -77,7 +79,26 @@ class SummaryWriter:
                 tag = f"epoch_{record.monitor.removeprefix('val_')}"
                 tf.summary.scalar(tag, record.value, record.epoch)
         self._writer.flush()
+        if self._file is None:
+            self._file = self._written_file()
         self._earlier.append(record)
+
+    def _open(self) -> None:
+        self._directory = self._run()
+        # By which to know the file again.
+        self._suffix = f".{uuid.uuid4().hex}.v2"
+        self._writer = tf.summary.create_file_writer(self._directory, filename_suffix=self._suffix)
+        if self._hyperparameters:
+            with self._writer.as_default():
+                known = {k: v for k, v in self._hyperparameters.items() if v is not None}
+                # By itself TensorBoard names a trial by a hash.
+                hparams.hparams(known, "/".join(self._base_dir.split("/")[-2:]))
+
+    def _written_file(self) -> str | None:
+        """The events file; None where a store does not show it before it is closed."""
+        names = tf.io.gfile.listdir(self._directory)
+        found = [name for name in names if name.endswith(self._suffix)]
+        return f"{self._directory}/{found[0]}" if found else None
 
     def _run(self) -> str:
         """The run's directory, where a file says which base directory it is of."""
@@ -99,7 +120,7 @@ class SummaryWriter:
         """Close the events file; the next export opens another."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+            self._writer = self._file = None
 
 
 def _scalars(record: ExportRecord) -> dict[str, tuple[float, str]]:

@@ -1,4 +1,4 @@
-"""The background writer: one job at a time, in order, at most one waiting."""
+"""The background writer: one job at a time, in order; what waits is bounded by its size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,38 +18,44 @@ class Worker(Generic[T]):
     """Runs jobs on a thread that exists only while there are any.
 
     The thread is not a daemon, so a process that ends, by an exception or not,
-    waits for the job that runs and the one that waits.
+    waits for the job that runs and those that wait.
 
     Args:
         background: False runs each job at once, on the thread that submits it.
         finished: called on the job's thread when none is left; must not raise.
+        room: how large the jobs that wait may be together. One alone may be of any size.
     """
 
-    def __init__(self, background: bool, finished: Callable[[], None]) -> None:
+    def __init__(self, background: bool, finished: Callable[[], None], room: int) -> None:
         self._background = background
         self._finished = finished
+        self._room = room
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Callable[[], T], Future[T]]] = deque()
+        self._waiting: deque[_Job[T]] = deque()
         self._thread: threading.Thread | None = None
         self._is_working = False
 
-    def wait_for_room(self) -> None:
-        """Return when a job can be submitted without a second one waiting.
+    def wait_for_room(self, size: int) -> None:
+        """Return when there is room for a job of this size.
 
-        At once if called by a job: what it would wait for is itself.
+        Returns at once when a job calls it, because the job would wait for itself.
         """
         with self._changed:
             if self._thread is not threading.current_thread():
-                self._changed.wait_for(lambda: not self._waiting)
+                self._changed.wait_for(lambda: self._has_room(size))
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
+    def submit(self, job: Callable[[], T], size: int = 0) -> Future[T]:
         """Run `job` after those before it; the future has its result or error.
 
         The future cannot be cancelled.
+
+        Args:
+            job: what to run.
+            size: how much room it takes while it waits.
         """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        if not self._enqueue(job, future):
+        if not self._enqueue(_Job(job, future, size)):
             try:
                 _run(job, future)
             finally:
@@ -56,13 +63,17 @@ class Worker(Generic[T]):
         return future
 
     def wait(self) -> None:
-        """Return when no job is left, and the thread is gone; at once if called by a job."""
+        """Return when no job is left, and the thread is gone; at once when a job calls it."""
         with self._changed:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _enqueue(self, job: Callable[[], T], future: Future[T]) -> bool:
+    def _has_room(self, size: int) -> bool:
+        waiting = sum(job.size for job in self._waiting)
+        return not self._waiting or waiting + size <= self._room
+
+    def _enqueue(self, job: _Job[T]) -> bool:
         """Leave a job to the thread; False if there is none and none can be started."""
         if not self._background:
             return False
@@ -75,7 +86,7 @@ class Worker(Generic[T]):
                 except RuntimeError:
                     return False  # The interpreter is ending, or has too many threads.
                 self._thread, self._is_working = thread, True
-            self._waiting.append((job, future))
+            self._waiting.append(job)
         return True
 
     def _work(self) -> None:
@@ -92,14 +103,23 @@ class Worker(Generic[T]):
         with self._changed:
             if not self._waiting:
                 return False
-            job, future = self._waiting.popleft()
+            job = self._waiting.popleft()
             self._changed.notify_all()
         with contextlib.suppress(BaseException):
-            _run(job, future)
+            _run(job.run, job.future)
         # The traceback of an error keeps this frame, and would keep the error
         # itself by it, with the snapshot of the job.
-        del job, future
+        del job
         return True
+
+
+@dataclass(frozen=True)
+class _Job(Generic[T]):
+    """What waits to be run."""
+
+    run: Callable[[], T]
+    future: Future[T]
+    size: int
 
 
 def _release(error: BaseException | None) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from keras_export_callbacks import (
     ExportDirectory,
     Exporter,
     ExportError,
+    ExportEveryN,
+    ExportRecord,
     KeepBest,
+    publisher,
 )
 from keras_export_callbacks.archive import shards
 
@@ -78,27 +83,112 @@ def test_the_snapshot_is_of_the_moment_of_the_call(monkeypatch: pytest.MonkeyPat
         assert_equal_state([variable.numpy() for variable in exported], then)
 
 
-def test_a_third_export_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, waiting = threading.Event(), threading.Event()
-    write = ExportArchive.write
-    held_up = lambda self, *args: go_on.wait() and write(self, *args)  # noqa: E731
-    monkeypatch.setattr(ExportArchive, "write", held_up)
-    exporter = Exporter("base", classifier(), log_dir=None)
-    exporter.export(step=1)
-    exporter.export(step=2)
+class HeldUp:
+    """Writes that wait until they may go on; whether an export waits for one, meanwhile."""
 
-    def third() -> None:
-        waiting.set()
-        exporter.export(step=3)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, exporter: Exporter) -> None:
+        self.exporter = exporter
+        self.waits = 0
+        self._started, self.go_on = threading.Event(), threading.Event()
+        write = ExportArchive.write
 
-    thread = threading.Thread(target=third)
-    thread.start()
-    waiting.wait()
-    assert thread.is_alive()
-    go_on.set()
-    thread.join()
-    exporter.close()
-    assert [e.step for e in exporter.exports] == [1, 2, 3]
+        def held_up(archive: Any, *args: Any) -> Any:
+            self._started.set()
+            self.go_on.wait()
+            return write(archive, *args)
+
+        monkeypatch.setattr(ExportArchive, "write", held_up)
+        changed = exporter._publisher._worker._changed
+        wait = changed.wait
+
+        def noted(timeout: float | None = None) -> bool:
+            self.waits += 1
+            self.go_on.set()
+            return wait(timeout)
+
+        changed.wait = noted  # type: ignore[method-assign]
+
+    def export(self, **options: Any) -> Any:
+        future = self.exporter.export(**options)
+        self._started.wait()
+        return future
+
+    def __enter__(self) -> HeldUp:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.go_on.set()
+        self.exporter.close()
+
+
+def snapshot_size(model: Any) -> int:
+    """Every number of a classifier takes four bytes, but for step counts, seeds and the like."""
+    return sum(array.nbytes for array in state(model))
+
+
+@pytest.mark.parametrize("room_for", [1, 2, 5])
+def test_an_export_waits_only_when_there_is_no_room_for_its_snapshot(
+    monkeypatch: pytest.MonkeyPatch, room_for: int
+) -> None:
+    model = classifier()
+    train(model, 1)
+    monkeypatch.setattr(publisher, "ROOM", room_for * snapshot_size(model))
+    with HeldUp(monkeypatch, Exporter("base", model, log_dir=None)) as held_up:
+        for step in range(1 + room_for):  # One is written, the others wait.
+            held_up.export(step=step)
+        assert held_up.waits == 0
+        held_up.export(step=1 + room_for)
+        assert held_up.waits > 0
+    assert [e.step for e in held_up.exporter.exports] == list(range(2 + room_for))
+
+
+def test_a_snapshot_larger_than_the_room_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "ROOM", 1)
+    with HeldUp(monkeypatch, Exporter("base", classifier(), log_dir=None)) as held_up:
+        held_up.export(step=1)
+        held_up.export(step=2)
+        assert held_up.waits == 0
+        held_up.export(step=3)
+        assert held_up.waits > 0
+    assert [e.step for e in held_up.exporter.exports] == [1, 2, 3]
+
+
+def test_small_snapshots_wait_for_nothing_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier()
+    with HeldUp(monkeypatch, Exporter("base", model, log_dir=None)) as held_up:
+        expected = []
+        for _ in range(6):
+            train(model, 1)
+            expected.append(state(model))
+            held_up.export()
+        assert held_up.waits == 0
+    for record, then in zip(held_up.exporter.exports, expected, strict=True):
+        revived = tf.saved_model.load(str(record.path))
+        exported = [*revived.variables, *revived.optimizer_variables]
+        assert_equal_state([variable.numpy() for variable in exported], then)
+
+
+def test_a_fit_with_short_epochs_does_not_wait_for_the_first_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callback = ExportEveryN("base", log_dir=None)
+
+    class Hold(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
+        """Holds up the first write until the last epoch is over."""
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            assert callback._exporter is not None
+            self.held_up = HeldUp(monkeypatch, callback._exporter)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 4:
+                self.waits = self.held_up.waits
+                self.held_up.go_on.set()
+
+    hold = Hold()
+    classifier().fit(*data(), epochs=5, verbose=0, callbacks=[callback, hold])
+    assert hold.waits == 0
+    assert [e.epoch for e in callback.exports] == [0, 1, 2, 3, 4]
 
 
 def test_metrics_given_by_hand_do_not_vanish_silently() -> None:
@@ -256,3 +346,124 @@ def test_an_export_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) 
         assert not [each for each in threading.enumerate() if each.name == "keras-export-digest"]
         with pytest.warns(UserWarning, match="No space left"):
             exporter.wait()
+
+
+STEPS = {
+    "int": lambda: 5,
+    "numpy": lambda: np.int32(5),
+    "array": lambda: np.array(5, np.uint8),
+    "float": lambda: 5.0,
+    "numpy float": lambda: np.float32(5),
+    "tensor": lambda: tf.constant(5, tf.int64),
+    "float tensor": lambda: tf.constant(5.0),
+    "tf.Variable": lambda: tf.Variable(5),
+    "keras.Variable": lambda: keras.Variable(5, dtype="int64"),
+    "iterations": lambda: _after_five_steps().iterations,
+}
+
+
+def _after_five_steps() -> Any:
+    model = classifier()
+    train(model, 5)
+    return model.optimizer
+
+
+@pytest.fixture(scope="module")
+def an_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    base_dir = tmp_path_factory.mktemp("one") / "base"
+    with Exporter(base_dir, classifier(), log_dir=None) as exporter:
+        yield exporter
+
+
+@pytest.mark.parametrize("argument", ["step", "epoch"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_or_epoch_is_a_whole_number_of_any_kind(
+    an_exporter: Exporter, argument: str, kind: str
+) -> None:
+    record = an_exporter.export(**{argument: STEPS[kind]()}).result()
+    assert getattr(record, argument) == 5
+    assert type(getattr(record, argument)) is int
+
+
+@pytest.mark.parametrize("argument", ["step", "epoch"])
+@pytest.mark.parametrize(
+    "value",
+    ["5", b"5", 5.5, float("nan"), float("inf"), True, np.bool_(False), [5], np.array([5]), 2**63,
+     1e30, tf.constant([5]), tf.constant("5"), tf.constant(True), {}, 5j],
+    ids=str,
+)  # fmt: skip
+def test_another_step_or_epoch_is_refused_at_the_call(
+    an_exporter: Exporter, argument: str, value: Any
+) -> None:
+    before = len(an_exporter.exports)
+    with pytest.raises(ExportError, match=f"Received {argument}=.* Expected a whole number"):
+        an_exporter.export(**{argument: value})
+    an_exporter.wait()
+    assert len(an_exporter.exports) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"reason": 3}, "Received reason=3 .* Expected a string"),
+        ({"reason": None}, "Received reason=None .* Expected a string"),
+        ({"reason": b"because"}, "Received reason=b'because' .* Expected a string"),
+        ({"metrics": 0.5}, "Received metrics=0.5 .* Expected a mapping"),
+        ({"metrics": [("loss", 0.5)]}, r"Received metrics=\[.* Expected a mapping"),
+        ({"metrics": {"loss"}}, "Received metrics={'loss'} .* Expected a mapping"),
+    ],
+)
+def test_another_reason_or_other_metrics_are_refused_at_the_call(
+    an_exporter: Exporter, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(TypeError, match=expected) as raised:
+        an_exporter.export(**options)
+    assert isinstance(raised.value, ExportError)
+    an_exporter.wait()
+
+
+def empty(base_dir: str) -> None:
+    for version in Path(base_dir).iterdir():
+        shutil.rmtree(version)
+
+
+@pytest.mark.parametrize("empty", [empty, shutil.rmtree])
+def test_numbers_go_on_when_the_directory_is_emptied(empty: Any) -> None:
+    """A server keeps the version that it has loaded, and never loads a lower one."""
+    model = classifier()
+    with Exporter("base", model, log_dir=None) as exporter:
+        assert exporter.export().result().version == 1
+        exporter.wait()
+        assert exporter.export().result().version == 2
+        exporter.wait()
+        empty("base")
+        assert exporter.export().result().version == 3
+    with Exporter("base", model, log_dir=None) as later:
+        empty("base")  # Before it has published anything.
+        assert later.export().result().version == 4
+    assert ExportDirectory("base").versions() == [4]
+    assert ExportDirectory("base").verify(4) == []
+
+
+def test_numbers_go_on_over_fits_of_a_callback() -> None:
+    callback = ExportEveryN("base", log_dir=None)
+    model = classifier()
+    for _ in range(2):
+        model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+        empty("base")
+    assert [record.version for record in callback.exports] == [1, 2, 3, 4]
+
+
+def test_exports_that_wait_go_on_when_the_directory_is_removed() -> None:
+    all_wait = threading.Event()
+
+    def remove_once(record: ExportRecord) -> None:
+        if record.version == 1:
+            all_wait.wait()
+            shutil.rmtree("base")
+
+    with Exporter("base", classifier(), log_dir=None, on_export=remove_once) as exporter:
+        futures = [exporter.export() for _ in range(2)]
+        all_wait.set()
+        assert [future.result().version for future in futures] == [1, 2]
+    assert ExportDirectory("base").verify(2) == []

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from keras_export_callbacks import (
     ExportDirectory,
+    Exporter,
     ExportError,
     ExportEveryN,
     ExportOnImprove,
@@ -109,13 +110,53 @@ def test_a_failed_export_leaves_no_success_events() -> None:
     Path("base/1").rename("away")
     Path("base").rmdir()
 
-    class BreakBaseDir(type(callback).__mro__[2]):  # type: ignore[misc]  # Keras's Callback.
+    class BreakBaseDir(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             Path("base").touch()
 
     with pytest.raises(ExportError):
         model.fit(*data(), verbose=0, callbacks=[BreakBaseDir(), callback])
     assert [step for step, _ in events("export/version")] == [1]
+
+
+def remove_events() -> None:
+    for path in RUN.glob("events*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda: shutil.rmtree("logs"),
+        lambda: shutil.rmtree(RUN),
+        remove_events,
+        lambda: Path("logs").rename("old"),
+        lambda: next(RUN.glob("events*")).rename("old"),
+    ],
+    ids=["log_dir", "run", "events", "moved log_dir", "moved events"],
+)
+def test_events_go_on_when_they_are_removed_while_training(remove: Callable[[], object]) -> None:
+    with Exporter("base", classifier()) as exporter:
+        for step in (1, 2):
+            exporter.export(step=step).result()
+        exporter.wait()
+        remove()
+        for step in (3, 4):
+            exporter.export(step=step).result()
+        exporter.wait()
+        assert events("export/version") == [(3, 3), (4, 4)]
+        assert (RUN / "base_dir.txt").read_text() == str(Path("base").absolute())
+    assert len(list(RUN.glob("events*"))) == 1
+
+
+def test_events_that_cannot_be_written_any_more_are_told() -> None:
+    with Exporter("base", classifier(), on_error="warn") as exporter:
+        exporter.export(step=1).result()
+        shutil.rmtree("logs")
+        Path("logs").touch()
+        assert exporter.export(step=2).result().version == 2
+        with pytest.warns(UserWarning, match="was published, but what follows failed: .*logs"):
+            exporter.wait()
 
 
 @pytest.mark.slow

@@ -15,14 +15,21 @@ from support.processes import run_python
 
 from keras_export_callbacks.worker import Worker
 
+# How much may wait in the workers here.
+ROOM = 10
+
 
 def nothing() -> None:
     """What most workers here do when they are idle."""
 
 
+def a_worker(background: bool = True, finished: Callable[[], None] = nothing) -> Worker[Any]:
+    return Worker(background, finished, ROOM)
+
+
 @pytest.fixture
 def worker() -> Worker[Any]:
-    return Worker(background=True, finished=nothing)
+    return a_worker()
 
 
 @pytest.fixture
@@ -35,18 +42,18 @@ def gate() -> Iterator[threading.Event]:
 
 def when_it_waits(worker: Worker[Any], act: Callable[[], None]) -> None:
     """Call `act` once the thread that calls `wait_for_room` is about to wait."""
-    real = worker._changed.wait
+    real = threading.Condition.wait
 
     def wait(timeout: float | None = None) -> bool:
         act()
-        return real(timeout)
+        return real(worker._changed, timeout)
 
     worker._changed.wait = wait  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_jobs_run_in_order_and_futures_have_their_results(background: bool) -> None:
-    worker: Worker[int] = Worker(background, nothing)
+    worker = a_worker(background)
     ran: list[int] = []
 
     def job(number: int) -> int:
@@ -88,8 +95,8 @@ def test_the_thread_is_no_daemon_even_if_a_daemon_submits(worker: Worker[Any]) -
 
 def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
     events: list[str] = []
-    worker: Worker[Any] = Worker(background=False, finished=lambda: events.append("finished"))
-    worker.wait_for_room()
+    worker = a_worker(background=False, finished=lambda: events.append("finished"))
+    worker.wait_for_room(1)
     future = worker.submit(lambda: events.append("ran") or threading.current_thread())
     events.append("returned")
     worker.wait()
@@ -97,42 +104,62 @@ def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
     assert future.result() is threading.current_thread()
 
 
-def test_room_is_waited_for_so_that_at_most_one_job_waits(
-    worker: Worker[Any], gate: threading.Event
+@pytest.mark.parametrize("sizes", [[10], [5, 5], [3, 3, 4], [0] * 50, [9, 0, 1], [999]])
+def test_as_much_may_wait_as_there_is_room_for_or_one_job_of_any_size(
+    worker: Worker[Any], gate: threading.Event, sizes: list[int]
 ) -> None:
     log: list[Any] = []
-    worker.submit(lambda: gate.wait() and log.append("first"))
-    worker.wait_for_room()
-    worker.submit(lambda: log.append("second"))
+    running = threading.Event()
+    worker.submit(lambda: running.set() or (gate.wait() and log.append("first")), size=999)
+    running.wait()  # What is being written counts for nothing.
+    when_it_waits(worker, lambda: pytest.fail("It waits."))
+    for size in sizes:
+        worker.wait_for_room(size)
+        worker.submit(lambda size=size: log.append(size), size)
     when_it_waits(worker, gate.set)
-    worker.wait_for_room()  # Sets the gate only if it does wait.
-    assert "first" in log
+    worker.wait_for_room(ROOM + 1)  # Sets the gate only if it does wait.
+    assert log[:1] == ["first"]
     worker.wait()
-    assert log == ["first", "second"]
+    assert log == ["first", *sizes]
 
 
-def test_however_many_are_submitted_one_runs_and_one_waits(
-    worker: Worker[Any], gate: threading.Event
+@pytest.mark.parametrize(("size", "most"), [(1, 10), (2, 5), (3, 3), (6, 1), (10, 1), (11, 1)])
+def test_however_many_are_submitted_no_more_wait_than_there_is_room_for(
+    worker: Worker[Any], gate: threading.Event, size: int, most: int
 ) -> None:
     when_it_waits(worker, gate.set)
     unfinished: list[int] = []
     futures: list[Any] = []
-    for _ in range(20):
-        worker.wait_for_room()
-        futures.append(worker.submit(gate.wait))
+    for _ in range(30):
+        worker.wait_for_room(size)
+        futures.append(worker.submit(gate.wait, size))
         unfinished.append(sum(not future.done() for future in futures))
     gate.set()
     worker.wait()
-    assert max(unfinished) <= 2
+    assert max(unfinished) <= 1 + most
     assert all(future.result() for future in futures)
+
+
+def test_a_large_job_waits_until_the_small_ones_before_it_run(
+    worker: Worker[Any], gate: threading.Event
+) -> None:
+    log: list[Any] = []
+    worker.submit(gate.wait)
+    for number in range(3):
+        worker.submit(lambda number=number: log.append(number), size=1)
+    when_it_waits(worker, gate.set)
+    worker.wait_for_room(99)
+    worker.submit(lambda: log.append("large"), 99)
+    worker.wait()
+    assert log == [0, 1, 2, "large"]
 
 
 def test_there_is_room_while_nothing_runs(worker: Worker[Any]) -> None:
     when_it_waits(worker, lambda: pytest.fail("It waits."))
-    worker.wait_for_room()
+    worker.wait_for_room(99)
     worker.submit(nothing).result()
     worker.wait()
-    worker.wait_for_room()
+    worker.wait_for_room(99)
 
 
 def test_a_job_may_submit_another_and_waits_for_nothing(worker: Worker[Any]) -> None:
@@ -140,7 +167,7 @@ def test_a_job_may_submit_another_and_waits_for_nothing(worker: Worker[Any]) -> 
 
     def first() -> None:
         submitted.wait()
-        worker.wait_for_room()  # One waits, and only this thread could take it.
+        worker.wait_for_room(99)  # One waits, and only this thread could take it.
         worker.submit(lambda: log.append("third"))
         worker.wait()
         log.append("first")
@@ -154,7 +181,7 @@ def test_a_job_may_submit_another_and_waits_for_nothing(worker: Worker[Any]) -> 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_an_error_is_in_the_future_and_stops_no_other_job(background: bool) -> None:
-    worker: Worker[Any] = Worker(background, nothing)
+    worker = a_worker(background)
     error = ValueError("no luck")
 
     def fail() -> None:
@@ -168,7 +195,7 @@ def test_an_error_is_in_the_future_and_stops_no_other_job(background: bool) -> N
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_ctrl_c_on_the_calling_thread_is_not_swallowed(kind: type[BaseException]) -> None:
     events: list[str] = []
-    worker: Worker[Any] = Worker(background=False, finished=lambda: events.append("finished"))
+    worker = a_worker(background=False, finished=lambda: events.append("finished"))
 
     def interrupted() -> None:
         raise kind
@@ -200,7 +227,7 @@ def test_a_job_cannot_be_cancelled(worker: Worker[Any], gate: threading.Event) -
 
 def test_finished_is_called_on_the_thread_when_no_job_is_left(gate: threading.Event) -> None:
     log: list[Any] = []
-    worker: Worker[Any] = Worker(True, lambda: log.append(threading.current_thread()))
+    worker = a_worker(finished=lambda: log.append(threading.current_thread()))
     worker.submit(lambda: gate.wait() and log.append("first"))
     second = worker.submit(lambda: log.append("second") or threading.current_thread())
     gate.set()
@@ -216,7 +243,7 @@ def test_a_job_that_comes_while_finished_runs_is_not_lost() -> None:
         if len(log) == 2:
             worker.submit(lambda: log.append("late"))
 
-    worker: Worker[Any] = Worker(True, finished)
+    worker = a_worker(finished=finished)
     worker.submit(lambda: log.append("first"))
     worker.wait()
     assert log == ["first", "finished", "late", "finished"]
@@ -285,7 +312,7 @@ def test_a_job_runs_here_if_no_thread_can_be_started(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         here = worker.submit(threading.current_thread)
-        worker.wait_for_room()
+        worker.wait_for_room(1)
         worker.wait()
     there = worker.submit(threading.current_thread)
     worker.wait()
@@ -298,7 +325,7 @@ from keras_export_callbacks.worker import Worker
 def first():
     threading.main_thread().join()
     print("first", flush=True)
-worker = Worker(True, lambda: print("finished", flush=True))
+worker = Worker(True, lambda: print("finished", flush=True), room=1)
 worker.submit(first)
 worker.submit(lambda: print("second", flush=True))
 raise SystemError("crash")
@@ -307,7 +334,7 @@ raise SystemError("crash")
 AT_EXIT = """
 import atexit
 from keras_export_callbacks.worker import Worker
-worker = Worker(True, lambda: None)
+worker = Worker(True, lambda: None, room=1)
 atexit.register(lambda: print(worker.submit(lambda: "made").result()))
 """
 

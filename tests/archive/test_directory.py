@@ -581,6 +581,23 @@ def test_no_manifest_reaches_out_of_its_version(
     assert tree(Path.cwd()) == before
 
 
+@pytest.mark.parametrize("seen_by", ["versions", "records", "latest", "publish"])
+def test_numbers_go_on_when_a_directory_is_emptied_under_one_who_publishes(
+    seen_by: str, source: Path
+) -> None:
+    directory = ExportDirectory("emptied")
+    for _ in range(2):
+        ExportDirectory("emptied").publish(source)
+    if seen_by == "publish":
+        directory.publish(source)
+    else:
+        getattr(directory, seen_by)()
+    highest = max(directory.versions()) if seen_by == "publish" else 2
+    shutil.rmtree("emptied")
+    assert directory.publish(source).version == highest + 1
+    assert ExportDirectory("emptied").versions() == [highest + 1]
+
+
 # publish_record
 
 

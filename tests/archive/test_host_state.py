@@ -261,3 +261,27 @@ def test_a_revived_artifact_can_be_part_of_another() -> None:
     outer.track(layer)
     outer.add_endpoint("serve", lambda words: 10 * layer(words), STRINGS)
     assert written(outer).serve(WORDS).numpy().tolist() == [10, 20, -10]
+
+
+def test_a_snapshot_tells_its_size() -> None:
+    """Of variables and tables, also of those that grow, and of text."""
+    numbers, halves = tf.Variable(tf.zeros((3, 5))), tf.Variable(tf.zeros((7,), tf.float16))
+    growing = tf.Variable(tf.zeros((2,)), shape=(None,))
+    text = tf.Variable(["a", "bc"])
+    table = mutable()
+    insert(table, ["abc", "d"], [1, 2])
+
+    def read(words: Any) -> Any:
+        return {
+            "numbers": numbers + 0, "halves": halves + 0, "growing": growing + 0,
+            "text": text[0], "found": table.lookup(words),
+        }  # fmt: skip
+
+    archive = ExportArchive()
+    archive.add_endpoint("read", read, STRINGS)
+    string = 24
+    variables = 15 * 4 + 7 * 2 + (2 * string + 3)
+    assert archive.snapshot().size == variables + 2 * 4 + (2 * string + 4) + 2 * 8
+    growing.assign(tf.zeros((1000,)))
+    insert(table, ["efgh"], [3])
+    assert archive.snapshot().size == variables + 1000 * 4 + (3 * string + 8) + 3 * 8

@@ -26,6 +26,8 @@ from keras_export_callbacks.archive.publish import (
     sweep,
     workspace,
 )
+from keras_export_callbacks.archive.remote import RemotePath, VersionPath
+from keras_export_callbacks.archive.versions import Numbers
 
 BASE = Path("base")
 
@@ -71,6 +73,20 @@ def test_a_version_appears_complete_and_staging_goes_away() -> None:
     assert seen == [(1, [STAGING])]
     assert tree(BASE / "1").keys() == {*FILES, "last", "assets", "assets.extra", "variables"}
     assert os.listdir(BASE) == ["1"]
+
+
+@pytest.mark.parametrize("base", [BASE, RemotePath(BASE)], ids=["renamed", "copied"])
+def test_a_directory_that_is_emptied_does_not_start_again(base: VersionPath) -> None:
+    numbers = Numbers()
+    with workspace(BASE) as space:
+        for expected in ("1", "2", "3"):
+            assert publish(a_staged_version(space), base, lambda _: None, numbers).name == expected
+            shutil.rmtree(BASE / expected)
+        # A number that is given out, and not used, is given out again.
+        with pytest.raises(ZeroDivisionError):
+            publish(a_staged_version(space), base, lambda _: 1 / 0, numbers)  # type: ignore[arg-type,return-value]
+        assert publish(a_staged_version(space), base, lambda _: None, numbers).name == "4"
+        assert publish(a_staged_version(space), base, lambda _: None).name == "5"
 
 
 def test_one_workspace_serves_many_versions() -> None:

@@ -24,6 +24,7 @@ from keras_export_callbacks import (
     KeepLatest,
     restore,
 )
+from keras_export_callbacks.archive.copying import remove_in_place
 from keras_export_callbacks.archive.remote import RemotePath
 
 _COUNT = itertools.count()
@@ -66,6 +67,16 @@ def test_training_is_restored_from_there(base: str) -> None:
     assert callback.last_export is not None
     restore(fresh, callback.last_export.path)
     assert_equal_state(state(fresh), state(model))
+
+
+def test_numbers_go_on_when_the_directory_is_emptied(base: str) -> None:
+    callback = ExportEveryN(base, log_dir=None)
+    model = classifier()
+    for _ in range(2):
+        model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+        for version in ExportDirectory(base).versions():
+            remove_in_place(RemotePath(f"{base}/{version}"))
+    assert [record.version for record in callback.exports] == [1, 2, 3, 4]
 
 
 def test_old_versions_are_removed(base: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.properties import untimed
 
 from keras_export_callbacks import ExportError
-from keras_export_callbacks.archive.versions import MAX_VERSION, next_version, parse
+from keras_export_callbacks.archive.versions import MAX_VERSION, Numbers, parse
 
 # Names of files, mostly of those that look like numbers.
 NUMBERS = st.integers(min_value=0, max_value=2**70)
@@ -75,9 +75,9 @@ def test_the_next_version_is_one_above_all_that_a_server_takes(names: list[str])
     highest = max([0, *taken])
     if highest == MAX_VERSION:
         with pytest.raises(ExportError, match=f"{MAX_VERSION} is taken"):
-            next_version(names)
+            Numbers().next(names)
     else:
-        assert next_version(names) == highest + 1
+        assert Numbers().next(names) == highest + 1
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,22 @@ def test_the_next_version_is_one_above_all_that_a_server_takes(names: list[str])
     ],
 )
 def test_next_version(names: list[str], expected: int) -> None:
-    assert next_version(names) == expected
+    assert Numbers().next(names) == expected
 
 
 @pytest.mark.parametrize("name", [str(MAX_VERSION), f"+{MAX_VERSION}"])
 def test_there_is_no_version_above_the_highest_int64(name: str) -> None:
     with pytest.raises(ExportError, match=r"no version can be higher. Rename or remove"):
-        next_version(["3", name])
+        Numbers().next(["3", name])
+
+
+def test_what_a_writer_has_seen_it_never_gives_out_again() -> None:
+    numbers = Numbers()
+    assert numbers.next([]) == 1
+    assert numbers.next([]) == 1  # It was given out, and not used.
+    numbers.see(["1"])
+    assert numbers.next([]) == 2
+    assert numbers.next(["7"]) == 8
+    assert numbers.next(["3", "007"]) == 8
+    numbers.see(["3", "+9"])
+    assert numbers.next([]) == 10

@@ -12,6 +12,7 @@ from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
 from keras_export_callbacks import ExportArchive, Exporter
+from keras_export_callbacks.archive import snapshot
 
 
 def exported_state(path: Any) -> list[Any]:
@@ -42,7 +43,8 @@ def test_snapshots_stay_as_they_were(
 
     model = classifier(**options)
     x, y = data(64)
-    # The first export reads variables one by one, the later ones in a traced call.
+    # The first export reads variables one by one, the later ones in traced calls.
+    monkeypatch.setattr(snapshot, "_AT_ONCE", 7)
     with Exporter("base", model, log_dir=None) as exporter:
         model.fit(x, y, batch_size=4, verbose=0)
         exporter.export().result()
