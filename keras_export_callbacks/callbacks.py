@@ -178,6 +178,7 @@ class ExportCallback(Keras3Callback):
             # one that starts anew, what came before it had one.
             unless="any" if self._is_resumed else "newest",
             validated=self._validated,
+            since=moment.seconds,
         )
 
     def _start(self, moment: Moment) -> None:

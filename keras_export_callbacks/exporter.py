@@ -114,6 +114,7 @@ class Exporter:
         self._owned: Identities | None = None
         self._closed = False
         self._was_noticed = False
+        self._prepared = 0.0
         self._has_guessed = False
         self._told: set[str] = set()
         self._publisher = Publisher(self.directory, self._settings)
@@ -201,6 +202,7 @@ class Exporter:
         is_wanted: Callable[[], bool] = lambda: True,
         unless: Unless = None,
         validated: State | None = None,
+        since: float | None = None,
     ) -> Future[ExportRecord]:
         """`export`, telling also which metric made it happen.
 
@@ -214,13 +216,16 @@ class Exporter:
 
         `validated` is what `state` gave when validation began. Its weights are
         exported instead of those that there are now.
+
+        `since` is when training began to wait for this, by `time.monotonic`, if that
+        was before the call.
         """
         self.report_failures()
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
-        start = time.perf_counter()
+        start = time.monotonic()
         self._publisher.wait_for_room()
-        waited = time.perf_counter() - start
+        self._notice(time.monotonic() - start)
         try:
             state = (self.state() if validated is None else validated).completed()
         except ExportError as failure:
@@ -230,7 +235,6 @@ class Exporter:
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
             return failed
-        self._notice(waited)
         if not is_publisher(self.model):
             # It had to take part in reading what the workers have in common.
             cancelled: Future[ExportRecord] = Future()
@@ -245,9 +249,15 @@ class Exporter:
             is_wanted=is_wanted,
             unless=unless,
             weights="current" if validated is None else "validated",
-            stall_seconds=waited + state.seconds,
+            stall_seconds=self._stall(start if since is None else since, validated),
         )
         return self._publisher.submit(state, request)
+
+    def _stall(self, since: float, validated: State | None) -> float:
+        """How long training has waited for an export, all that prepared it included."""
+        prepared, self._prepared = self._prepared, 0.0
+        held = validated.seconds if validated else 0.0
+        return time.monotonic() - since + held + prepared
 
     def state(self) -> State:
         """The weights as they are now, to be `completed`, on the thread that trains.
@@ -274,11 +284,13 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
+        start = time.monotonic()
         with _as_export_errors():
             archive = self._current_archive()
             archive.trace()
             if self._settings.sample_inputs is not None:
                 archive.probe(self._settings.sample_inputs)
+        self._prepared += time.monotonic() - start
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.

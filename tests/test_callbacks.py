@@ -611,7 +611,8 @@ class TestBoth:
         assert isinstance(cause(raised.value), OSError)
         Path("base").unlink()
         fit([callback], epochs=1, model=model)
-        assert [e.version for e in callback.exports] == [1, 1]
+        # A server may have kept the first: the same writer never goes back.
+        assert [e.version for e in callback.exports] == [1, 2]
 
     def test_a_failing_export_can_be_warned_of_instead(self) -> None:
         callback = ExportEveryN("base", log_dir=None, on_error="warn")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from keras_export_callbacks import (
     Exporter,
     ExportError,
     ExportEveryN,
+    ExportOnImprove,
     ExportRecord,
     KeepBest,
     publisher,
@@ -467,3 +469,40 @@ def test_exports_that_wait_go_on_when_the_directory_is_removed() -> None:
         all_wait.set()
         assert [future.result().version for future in futures] == [1, 2]
     assert ExportDirectory("base").verify(2) == []
+
+
+class Slow(keras.layers.Layer):
+    """Takes its time to be traced."""
+
+    def call(self, inputs: Any) -> Any:
+        if not tf.executing_eagerly():
+            time.sleep(0.2)
+        return inputs
+
+
+def test_the_stall_counts_all_that_training_waited_for() -> None:
+    """The endpoints are traced when training begins, for the first export."""
+    model = keras.Sequential([keras.Input((4,)), Slow(), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    callback = ExportEveryN("base", log_dir=None)
+    x = np.ones((4, 4), "float32")
+    model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[callback])
+    first, second = callback.exports
+    assert first.stall_seconds > 0.4  # Two endpoints.
+    assert second.stall_seconds < first.stall_seconds
+
+
+def test_the_stall_counts_the_look_at_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = ExportDirectory.survey
+
+    def slowly(directory: ExportDirectory) -> Any:
+        time.sleep(0.2)
+        return survey(directory)
+
+    monkeypatch.setattr(ExportDirectory, "survey", slowly)
+    callback = ExportOnImprove("base", "loss", log_dir=None)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x = np.ones((4, 4), "float32")
+    model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[callback])
+    assert [record.stall_seconds > 0.2 for record in callback.exports] == [True, True]
