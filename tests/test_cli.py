@@ -15,7 +15,7 @@ from support.processes import run_python
 from support.versions import rewrite_manifest, tree, write_files, write_version
 
 from keras_export_callbacks import ExportDirectory
-from keras_export_callbacks.archive.record import MANIFEST
+from keras_export_callbacks.archive.record import MANIFEST, ParityInfo
 from keras_export_callbacks.cli import main
 
 BASE = Path("base")
@@ -75,6 +75,20 @@ def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
     assert re.search(r"^same as +2$", text, re.MULTILINE)
     assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
     assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
+
+
+def test_show_tells_what_was_compared_and_what_was_not() -> None:
+    parity = ParityInfo(
+        live_seconds=0.1,
+        check_seconds=1.0,
+        differences={"serve/output_0": 2e-7},
+        allowed={"serve/output_0": 3e-4},
+        skipped={"call_training": "draws random numbers"},
+    )
+    write_version(BASE, 4, parity=parity)
+    text = run("show", BASE, env={"COLUMNS": "200"}).stdout
+    assert re.search(r"compared serve/output_0 +differs by 2e-07, 0.0003 is rounding", text)
+    assert re.search(r"not compared call_training +draws random numbers", text)
 
 
 def test_what_a_manifest_says_is_not_obeyed_by_the_terminal() -> None:
