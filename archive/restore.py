@@ -119,7 +119,8 @@ def _match(model: keras.Model, optimizer: Any, index: VariableIndex) -> Match:
     if optimizer is None:
         return match
     theirs = index.get(OPTIMIZER_VARIABLES, ())
-    if not optimizer.built and len(theirs) > len(optimizer.variables):
+    is_late = not optimizer.built and len(theirs) > len(optimizer.variables)
+    if is_late and not match.problems:
         optimizer.build(model.trainable_variables)
     its = [_described(variable) for variable in optimizer.variables]
     return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
@@ -191,8 +192,8 @@ def _holds(table: Any, keys: VariableInfo, values: VariableInfo, held: Any) -> b
 
 
 def _fill(table: Any, keys: Any, values: Any) -> None:
-    table.remove(table.export()[0])
-    table.insert(keys, values)
+    """Replace what is in a table, as TensorFlow does; a dense one refuses its own empty key."""
+    tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
 
 
 def _renew_layers(layers: dict[str, keras.Layer], stored: LayerStates) -> tuple[bool, list[str]]:
