@@ -29,7 +29,7 @@ from .endpoint import Endpoint, signature_of
 from .errors import ExportError, UntrackedError
 from .files import KeptFile, relative_files
 from .layer_state import read_layers
-from .model_state import find_model_state, raw_variable
+from .model_state import described, find_model_state, raw_variable
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
@@ -87,7 +87,8 @@ class ServableGraph:
             for name, variables in lists.items()
         }
         self.infos = {
-            name: [_info(variable) for variable in variables] for name, variables in lists.items()
+            name: [described(variable) for variable in variables]
+            for name, variables in lists.items()
         }
         self._options = options
         roots = [*tracked, *(endpoint.function for endpoint in self.endpoints)]
@@ -184,7 +185,7 @@ class ServableGraph:
         places = [*self.lists.get(VARIABLES, ()), *self.lists.get(OPTIMIZER_VARIABLES, ())]
         others = {id(item) for item in self.variables} - {id(item) for item in places}
         addresses = {id(raw_variable(item)): at for at, item in self._state.variables.items()}
-        infos = {id(item): _info(item, key_of[id(item)]) for item in self.variables}
+        infos = {id(item): described(item, key_of[id(item)]) for item in self.variables}
         state = [
             replace(infos[at], path=addresses[at]) for at in infos if at in others & {*addresses}
         ]
@@ -291,13 +292,6 @@ def _only_key(keys: Mapping[str, str]) -> str:
 def _table_keys(keys: Iterable[Mapping[str, str]]) -> list[str]:
     """Two keys for each mutable table, its keys' first; immutable tables have none."""
     return [f"{key}-{part}" for of_one in keys for key in of_one.values() for part in _PARTS]
-
-
-def _info(variable: Any, key: str = "") -> VariableInfo:
-    path = variable.path if isinstance(variable, keras.Variable) else variable.name
-    shape = tf.TensorShape(variable.shape)
-    sizes = () if shape.rank is None else tuple(shape.as_list())
-    return VariableInfo(path, sizes, tf.dtypes.as_dtype(variable.dtype).name, key)
 
 
 def _unique(items: Iterable[Any]) -> list[Any]:

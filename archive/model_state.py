@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from ._tensorflow import AutoTrackable
 from .resources import is_mutable_table
+from .variable_index import VariableInfo
 
 # What they hold is set by a method of theirs, see `layer_state`.
 LOOKUPS = (
@@ -81,6 +82,14 @@ def raw_variable(variable: Any) -> Any:
     would store the same weights twice.
     """
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def described(variable: Any, key: str = "") -> VariableInfo:
+    """A Keras variable or `tf.Variable` as an index has it."""
+    path = variable.path if isinstance(variable, keras.Variable) else variable.name
+    shape = tf.TensorShape(variable.shape)
+    sizes = () if shape.rank is None else tuple(shape.as_list())
+    return VariableInfo(path, sizes, tf.dtypes.as_dtype(variable.dtype).name, key)
 
 
 def apart_from(variables: Mapping[str, Any], listed: Iterable[Any]) -> dict[str, Any]:

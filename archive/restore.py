@@ -21,7 +21,7 @@ from .errors import (
 )
 from .layer_state import derive, put_back, read_layer, saves_more
 from .matching import Match, match_optimizer, match_variables
-from .model_state import apart_from, find_model_state
+from .model_state import apart_from, described, find_model_state
 from .paths import absolute_path
 from .remote import VersionPath
 from .variable_index import (
@@ -114,7 +114,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
 
 def _match(model: keras.Model, optimizer: Any, index: VariableIndex) -> Match:
     stored = index.get(VARIABLES, ())
-    ours = [_described(variable) for variable in model.variables]
+    ours = [described(variable) for variable in model.variables]
     match = match_variables(model.variables, ours, stored)
     if optimizer is None:
         return match
@@ -122,7 +122,7 @@ def _match(model: keras.Model, optimizer: Any, index: VariableIndex) -> Match:
     is_late = not optimizer.built and len(theirs) > len(optimizer.variables)
     if is_late and not match.problems:
         optimizer.build(model.trainable_variables)
-    its = [_described(variable) for variable in optimizer.variables]
+    its = [described(variable) for variable in optimizer.variables]
     return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
 
 
@@ -182,8 +182,8 @@ def _other_state(
 
 
 def _takes(variable: Any, info: VariableInfo, value: Any) -> bool:
-    shape = tf.TensorShape(variable.shape)
-    return shape.is_compatible_with(value.shape) and _dtype(variable) == info.dtype
+    is_of_shape = tf.TensorShape(variable.shape).is_compatible_with(value.shape)
+    return is_of_shape and described(variable).dtype == info.dtype
 
 
 def _holds(table: Any, keys: VariableInfo, values: VariableInfo, held: Any) -> bool:
@@ -250,15 +250,6 @@ def _check(model: keras.Model, path: VersionPath) -> None:
             f"'{path}' cannot be restored: {'; '.join(problems)}. Expected the directory of a "
             "version, or a copy of one, as it was published."
         )
-
-
-def _described(variable: Any) -> VariableInfo:
-    shape = tuple(tf.TensorShape(variable.shape).as_list())
-    return VariableInfo(variable.path, shape, _dtype(variable), "")
-
-
-def _dtype(variable: Any) -> str:
-    return str(tf.dtypes.as_dtype(variable.dtype).name)
 
 
 def _text(info: VariableInfo) -> str:

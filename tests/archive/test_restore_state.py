@@ -206,7 +206,8 @@ def test_bins_are_put_back() -> None:
     first, live = build(1.0), build(90.0)
     live.predict(X, verbose=0)
     restore(live, version_of(first))
-    np.testing.assert_array_equal(live.predict(X, verbose=0), first(X))
+    # In Keras 3.8 a graph sorts into other bins than the layer itself does.
+    np.testing.assert_array_equal(live.predict(X, verbose=0), first.predict(X, verbose=0))
 
 
 def test_the_states_of_recurrent_layers_are_put_back() -> None:

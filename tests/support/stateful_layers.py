@@ -320,7 +320,7 @@ def _change(model: Any) -> None:
     """Give every variable a value that it does not get by itself, but for those of an `adapt`."""
     random = np.random.default_rng(3)
     for variable in model.variables:
-        if "float" in variable.dtype and variable.name not in ("mean", "variance"):
+        if tf.as_dtype(variable.dtype).is_floating and variable.name not in ("mean", "variance"):
             variable.assign(random.uniform(0.1, 1.0, variable.shape))
 
 
