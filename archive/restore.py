@@ -212,8 +212,11 @@ def _renew_layers(layers: dict[str, keras.Layer], stored: LayerStates) -> tuple[
             lost.append(f"{name} keeps its {' and '.join(held)}, which the version lacks")
         if saves_more(layer):
             lost.append(f"{name} saves more than its variables, which a version does not hold")
-        else:
+            continue
+        try:
             is_renewed |= derive(layer)
+        except Exception as error:  # It is a method of a user's; the variables are assigned.
+            lost.append(f"{name} cannot compute what it derives from its variables: {error!r}")
     return is_renewed, lost
 
 

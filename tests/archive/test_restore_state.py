@@ -101,6 +101,35 @@ def test_a_live_model_that_was_traced_computes_what_the_version_does(
         np.testing.assert_array_equal(ours, theirs)
 
 
+class Failing(Finalized):
+    """Cannot do what it should."""
+
+    def finalize_state(self) -> None:
+        raise ValueError("no statistics")
+
+
+class Refusing(Loaded):
+    """Saves in a way that needs more than a dict."""
+
+    def save_own_variables(self, store: Any) -> None:
+        store.create_group("scale")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Failing, r"cannot compute what it derives .* ValueError\('no statistics'\)"),
+        (Refusing, "saves more than its variables"),
+    ],
+)
+def test_a_layer_whose_own_methods_fail_is_named(kind: Callable[..., Any], told: str) -> None:
+    first, live = model_of(kind()), model_of(kind())
+    first.layers[0].scale.assign(7.0)
+    with pytest.warns(UserWarning, match=told):
+        restore(live, version_of(first))
+    assert live.layers[0].scale.numpy() == 7.0
+
+
 def test_a_feature_space_computes_what_the_version_does() -> None:
     def build(scale: float) -> tuple[Any, Any]:
         kinds = keras.utils.FeatureSpace
