@@ -29,12 +29,23 @@ from ._tensorflow import (
 from .endpoint import Endpoint, signature_of
 from .errors import ExportError, UntrackedError
 from .files import KeptFile, relative_files
+from .layer_state import read_layers
+from .model_state import described, find_model_state, raw_variable
 from .operations import operations
 from .quiet import quiet
 from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
 from .signatures import check_input_names, endpoint_info
-from .variable_index import VariableIndex, VariableInfo, write_index
+from .variable_index import (
+    ELSEWHERE,
+    OPTIMIZER_VARIABLES,
+    STATE,
+    TABLES,
+    VARIABLES,
+    VariableIndex,
+    VariableInfo,
+    write_index,
+)
 
 # The attributes of the root under which every variable and table can be found
 # again in the checkpoint, however else they are reachable.
@@ -81,7 +92,8 @@ class ServableGraph:
             for name, variables in lists.items()
         }
         self.infos = {
-            name: [_info(variable) for variable in variables] for name, variables in lists.items()
+            name: [described(variable) for variable in variables]
+            for name, variables in lists.items()
         }
         self._options = options
         roots = [*tracked, *(endpoint.function for endpoint in self.endpoints)]
@@ -97,15 +109,19 @@ class ServableGraph:
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
         self.host_state = find_host_state(roots)  # Tracing may have made more.
         traces = [trace for traces in self._traces.values() for trace in traces]
-        listed = [variable for variables in self.lists.values() for variable in variables]
+        self._state = find_model_state(tracked, with_optimizer=bool(lists.get(OPTIMIZER_VARIABLES)))
+        found = map(raw_variable, self._state.variables.values())
+        listed = [*(item for variables in self.lists.values() for item in variables), *found]
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
         read = [variable for trace in traces for variable in trace.variables]
-        found = _unique([*listed, *(item for item in read if id(item) not in hidden)])
+        everything = _unique([*listed, *(item for item in read if id(item) not in hidden)])
         moving = self._progress(lists)
-        self.measured = [variable for variable in found if id(variable) not in moving]
-        self.progress = [variable for variable in found if id(variable) in moving]
-        self.resources = _exported(self.host_state.resources, tracked, traces)
+        self.measured = [variable for variable in everything if id(variable) not in moving]
+        self.progress = [variable for variable in everything if id(variable) in moving]
+        named = [*tracked, *self._state.tables.values()]
+        self.resources = _exported(self.host_state.resources, named, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
+        self._layers = read_layers(self._state.layers)
         self._check_captures()
 
     def save(self, directory: Path) -> SavedGraph:
@@ -197,14 +213,32 @@ class ServableGraph:
                     "found. Call `archive.track(resource)` with it first."
                 )
 
-    def _index(self, key_of: Mapping[int, str]) -> VariableIndex:
-        return {
+    def _index(self, key_of: Mapping[int, str], table_keys: Sequence[str]) -> VariableIndex:
+        index = {
             name: tuple(
                 replace(info, key=key_of[id(variable)])
                 for variable, info in zip(variables, self.infos[name], strict=True)
             )
             for name, variables in self.lists.items()
         }
+        # A collection of something else, say of averages, is not passed over when restoring.
+        places = [*self.lists.get(VARIABLES, ()), *self.lists.get(OPTIMIZER_VARIABLES, ())]
+        others = {id(item) for item in self.variables} - {id(item) for item in places}
+        addresses = {id(raw_variable(item)): at for at, item in self._state.variables.items()}
+        infos = {id(item): described(item, key_of[id(item)]) for item in self.variables}
+        state = [
+            replace(infos[at], path=addresses[at]) for at in infos if at in others & {*addresses}
+        ]
+        elsewhere = [infos[at] for at in infos if at in others - {*addresses}]
+        addresses = {id(table): at for at, table in self._state.tables.items()}
+        tables: list[VariableInfo] = []
+        for table, *keys in zip(self.tables, table_keys[::2], table_keys[1::2], strict=True):
+            address = addresses.get(id(table))
+            name = address or type(table).__name__
+            kinds = zip((table.key_dtype, table.value_dtype), keys, strict=True)
+            parts = [VariableInfo(name, (None,), dtype.name, key) for dtype, key in kinds]
+            (tables if address else elsewhere).extend(parts)
+        return index | {STATE: tuple(state), TABLES: tuple(tables), ELSEWHERE: tuple(elsewhere)}
 
     def _saved(self, directory: Path) -> SavedGraph:
         """Take the variables out of a full save and keep the rest in memory."""
@@ -222,7 +256,7 @@ class ServableGraph:
         shutil.rmtree(directory / "variables")
         key_of = dict(zip(map(id, self.variables), variable_keys, strict=True))
         count = len(self.measured)
-        write_index(directory, self._index(key_of))
+        write_index(directory, self._index(key_of, table_keys), self._layers)
         files = {name: KeptFile.at(directory / name) for name in sorted(relative_files(directory))}
         fingerprint = files.pop(FINGERPRINT)
         fingerprint.known.path.unlink()
@@ -279,15 +313,6 @@ class SavedGraph:
     endpoints: Mapping[str, EndpointInfo]
 
 
-def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` inside a Keras variable.
-
-    A Keras variable and the one inside it are two objects to TensorFlow, which
-    would store the same weights twice.
-    """
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
 def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence[Any]) -> list[Any]:
     """The resources that an endpoint captures, and those that were tracked themselves.
 
@@ -339,12 +364,6 @@ def _only_key(keys: Mapping[str, str]) -> str:
 def _table_keys(keys: Iterable[Mapping[str, str]]) -> list[str]:
     """Two keys for each mutable table, its keys' first; immutable tables have none."""
     return [f"{key}-{part}" for of_one in keys for key in of_one.values() for part in _PARTS]
-
-
-def _info(variable: Any) -> VariableInfo:
-    path = variable.path if isinstance(variable, keras.Variable) else variable.name
-    shape = tuple(tf.TensorShape(variable.shape).as_list())
-    return VariableInfo(path, shape, tf.dtypes.as_dtype(variable.dtype).name, key="")
 
 
 def _unique(items: Iterable[Any]) -> list[Any]:

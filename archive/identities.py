@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 
 class Identities:
@@ -20,3 +21,17 @@ class Identities:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+# What else makes an object another one than before, for as long as it lives.
+_RENEWALS: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+
+
+def renew(item: Any) -> None:
+    """From now on `item` computes something else, though it is the same object."""
+    _RENEWALS[item] = object()
+
+
+def renewal(item: Any) -> object:
+    """The same object until `item` is renewed."""
+    return _RENEWALS.get(item)

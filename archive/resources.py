@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from ._tensorflow import Trackable
+from .identities import renewal
 from .model_call import ModelCall
 
 
@@ -97,6 +98,7 @@ def _identity(layer: keras.Layer) -> Iterator[Any]:
     """What makes a layer compute as it does."""
     yield from layer.variables
     yield bool(layer.trainable)
+    yield renewal(layer)
     if isinstance(layer, keras.Model):
         yield from layer.layers
     if hasattr(layer, "adapt"):  # Adapting it again rebinds what it holds.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,23 +18,43 @@ from .errors import (
     MismatchError,
     VersionNotFoundError,
 )
+from .layer_state import derive, put_back, read_layer, saves_more
+from .matching import Match, match_optimizer, match_variables
 from .model_call import is_built
+from .model_state import apart_from, described, find_model_state
 from .models import check_model
 from .paths import absolute_path
 from .remote import VersionPath
-from .variable_index import VariableInfo, read_index
+from .variable_index import (
+    ELSEWHERE,
+    OPTIMIZER_VARIABLES,
+    STATE,
+    TABLES,
+    VARIABLES,
+    LayerStates,
+    VariableIndex,
+    VariableInfo,
+    read_index,
+    read_layers,
+)
 
-# What Keras adds to the name of a layer it has made before, in a variable's path.
-_COUNT = re.compile(r"_\d+(?=[/_]|$)")
+# How many names a warning lists.
+_LISTED = 10
 
 
 def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     """Put a version's weights, states and optimizer variables back into a model.
 
-    Training then goes on as if it had never stopped: weights, batch
-    normalization statistics, the seeds of random layers, and the optimizer with
-    its step count are those of the export. Either all of them are assigned or,
-    after an error, none.
+    Training then goes on as if it had never stopped. This restores weights,
+    batch normalization statistics, the seeds of random layers, the states of
+    recurrent layers, `tf.Variable`s and mutable tables in layers, vocabularies,
+    and the optimizer with its step count. Layers that compute something from
+    their variables, such as `Normalization`, compute it again. The model's own
+    functions are then traced again; make a `tf.function` of your own again
+    yourself. Either all variables are assigned or, after an error, none.
+
+    A warning names what the version holds and the model cannot take, what the
+    version lacks, and layers that have another name in the model.
 
     Args:
         model: built, and compiled with the same optimizer if training is to go
@@ -59,39 +80,160 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     """
     path = absolute_path(version_path)
     _check(model, path)
-    index = read_index(path)
+    index, layers = read_index(path), read_layers(path)
     optimizer = getattr(model, "optimizer", None)
-    problems, matched = _match("model", model.variables, index.get("variables", ()))
-    if optimizer is not None:
-        stored = index.get("optimizer_variables", ())
-        if not optimizer.built and len(stored) > len(optimizer.variables):
-            optimizer.build(model.trainable_variables)
-        found, pairs = _match("optimizer", optimizer.variables, stored, depth=2)
-        problems, matched = problems + found, matched + pairs
-    if problems:
+    match = _match(model, optimizer, index)
+    if match.problems:
         raise MismatchError(
             f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(match.problems)
         )
-    values = _stored_values(path, [info for _, info in matched])
-    for (variable, _), value in zip(matched, values, strict=True):
-        variable.assign(value)
+    state = find_model_state([model], with_optimizer=optimizer is not None)
+    others = apart_from(state.variables, (variable for variable, _ in match.pairs))
+    read = _reader(path)
+    assigns: list[Callable[[], Any]] = [
+        partial(variable.assign, read(info)) for variable, info in match.pairs
+    ]
+    more, lost = _other_state(index, read, others, state.tables, optimizer is not None)
+    for assign in [*assigns, *more]:
+        assign()
+    renewed, kept_apart = _renew_layers(state.layers, layers)
+    if renewed:
+        for layer in state.layers.values():
+            _forget_traces(layer)
+    _warn(
+        f"Model '{model.name}' has other names than '{path}' for what is in the same place, of "
+        "the same shapes and dtypes. It was restored there; see that these are the same:",
+        [f"'{theirs}' is '{ours}' in the model" for theirs, ours in match.renamed.items()],
+    )
+    _warn(
+        f"Not everything of '{path}' could be restored into model '{model.name}', and the "
+        "following is not what it was:",
+        [*lost, *kept_apart],
+    )
 
 
-def _stored_values(path: VersionPath, infos: Sequence[VariableInfo]) -> list[Any]:
-    """The values of variables in a version, which are of the shapes and dtypes that it says."""
+def _match(model: keras.Model, optimizer: Any, index: VariableIndex) -> Match:
+    stored = index.get(VARIABLES, ())
+    ours = [described(variable) for variable in model.variables]
+    match = match_variables(model.variables, ours, stored)
+    if optimizer is None:
+        return match
+    theirs = index.get(OPTIMIZER_VARIABLES, ())
+    is_late = not optimizer.built and len(theirs) > len(optimizer.variables)
+    if is_late and not match.problems:
+        optimizer.build(model.trainable_variables)
+    its = [described(variable) for variable in optimizer.variables]
+    return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
+
+
+def _reader(path: VersionPath) -> Callable[..., Any]:
+    """A function that reads a variable, which is `exact`ly of the shape that is said of it."""
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(str(path / "variables" / "variables"))
-        values = [reader.get_tensor(info.key) for info in infos]
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise DamagedVersionError(f"'{path}' cannot be restored: {error}.") from error
-    for info, value in zip(infos, values, strict=True):
-        if value.shape != info.shape or tf.dtypes.as_dtype(value.dtype).name != info.dtype:
+
+    def read(info: VariableInfo, exact: bool = True) -> Any:
+        try:
+            value = reader.get_tensor(info.key)
+        except (RuntimeError, ValueError, tf.errors.OpError) as error:
+            raise DamagedVersionError(f"'{path}' cannot be restored: {error}.") from error
+        is_of_dtype = tf.dtypes.as_dtype(value.dtype).name == info.dtype
+        if not is_of_dtype or (exact and value.shape != info.shape):
             raise DamagedVersionError(
                 f"'{path}' cannot be restored: it says that '{info.path}' is of {info.dtype} "
                 f"{info.shape}, and holds {value.dtype} {value.shape}."
             )
-    return values
+        return value
+
+    return read
+
+
+def _other_state(
+    index: VariableIndex,
+    read: Callable[..., Any],
+    variables: dict[str, Any],
+    tables: dict[str, Any],
+    with_optimizer: bool,
+) -> tuple[list[Callable[[], Any]], list[str]]:
+    """How to put back what `model.variables` lacks, and what cannot be put back."""
+    assigns: list[Callable[[], Any]] = []
+    lost = []
+    left = {**variables, **tables}
+    for info in index.get(STATE, ()):
+        if not with_optimizer and info.path.startswith("optimizer/"):
+            continue
+        value, variable = read(info, exact=False), left.pop(info.path, None)
+        if variable is not None and _takes(variable, info, value):
+            assigns.append(partial(variable.assign, value))
+        else:
+            lost.append(f"{_text(info)} has no such place in the model")
+    parts = index.get(TABLES, ())
+    for keys, values in zip(parts[::2], parts[1::2], strict=True):
+        table = left.pop(keys.path, None)
+        held = read(keys, exact=False), read(values, exact=False)
+        if table is not None and _holds(table, keys, values, held[1]):
+            assigns.append(partial(_fill, table, *held))
+        else:
+            lost.append(f"the table {keys.path} has no such place in the model")
+    lost += [f"{_text(info)} is not part of the model" for info in index.get(ELSEWHERE, ())]
+    lost += [f"{address} is in the model, and not in the version" for address in left]
+    return assigns, lost
+
+
+def _takes(variable: Any, info: VariableInfo, value: Any) -> bool:
+    is_of_shape = tf.TensorShape(variable.shape).is_compatible_with(value.shape)
+    return is_of_shape and described(variable).dtype == info.dtype
+
+
+def _holds(table: Any, keys: VariableInfo, values: VariableInfo, held: Any) -> bool:
+    dtypes = table.key_dtype.name, table.value_dtype.name
+    return dtypes == (keys.dtype, values.dtype) and table.export()[1].shape[1:] == held.shape[1:]
+
+
+def _fill(table: Any, keys: Any, values: Any) -> None:
+    """Replace what is in a table, as TensorFlow does; a dense one refuses its own empty key."""
+    tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
+
+
+def _renew_layers(layers: dict[str, keras.Layer], stored: LayerStates) -> tuple[bool, list[str]]:
+    """Let layers hold and derive what they did; whether one does, and which cannot."""
+    is_renewed = False
+    lost = [f"what layer {address} held is not in the model" for address in {*stored} - {*layers}]
+    for address, layer in layers.items():
+        name = f"layer '{layer.name}' ({address})"
+        state, held = stored.get(address), read_layer(layer)
+        if state is not None:
+            was_put = put_back(layer, state)
+            is_renewed |= bool(was_put)
+            if was_put is False:
+                lost.append(f"{name} cannot take the {' and '.join(state)} of the version")
+        elif held and "num_tokens" not in held:
+            lost.append(f"{name} keeps its {' and '.join(held)}, which the version lacks")
+        if saves_more(layer):
+            lost.append(f"{name} saves more than its variables, which a version does not hold")
+            continue
+        try:
+            is_renewed |= derive(layer)
+        except Exception as error:  # It is a method of a user's; the variables are assigned.
+            lost.append(f"{name} cannot compute what it derives from its variables: {error!r}")
+    return is_renewed, lost
+
+
+def _forget_traces(model: Any) -> None:
+    """Let a model trace again what it has traced: constants in there are not what they were."""
+    if isinstance(model, keras.Model):
+        for kind in ("train", "test", "predict"):
+            if getattr(model, f"{kind}_function", None) is not None:
+                getattr(model, f"make_{kind}_function")(force=True)
+
+
+def _warn(message: str, items: Sequence[str]) -> None:
+    if items:
+        more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
+        listed = "\n  ".join([*items[:_LISTED], *more])
+        warnings.warn(f"{message}\n  {listed}", stacklevel=3)
 
 
 def _check(model: keras.Model, path: VersionPath) -> None:
@@ -111,36 +253,5 @@ def _check(model: keras.Model, path: VersionPath) -> None:
         )
 
 
-def _match(
-    owner: str, variables: Sequence[Any], stored: Sequence[VariableInfo], depth: int = 0
-) -> tuple[list[str], list[tuple[Any, VariableInfo]]]:
-    """Pair variables with what is stored, in order; tell every difference.
-
-    Of a path only the last `depth` parts count, if that is not 0: what an
-    optimizer inside another makes late has that one's name before its own.
-    """
-    problems = []
-    for place in range(max(len(variables), len(stored))):
-        ours = _described(variables[place]) if place < len(variables) else None
-        theirs = stored[place] if place < len(stored) else None
-        if ours is None or theirs is None or _comparable(ours, depth) != _comparable(theirs, depth):
-            problems.append(
-                f"{owner} variable {place}: the version has {_text(theirs)}, "
-                f"the model has {_text(ours)}"
-            )
-    return problems, list(zip(variables, stored, strict=False))
-
-
-def _described(variable: Any) -> VariableInfo:
-    shape = tuple(tf.TensorShape(variable.shape).as_list())
-    return VariableInfo(variable.path, shape, tf.dtypes.as_dtype(variable.dtype).name, "")
-
-
-def _comparable(info: VariableInfo, depth: int) -> tuple[Any, ...]:
-    """What must be equal: all but the counts in the names of layers made again."""
-    path = _COUNT.sub("", "/".join(info.path.split("/")[-depth:]))
-    return path, info.shape, info.dtype
-
-
-def _text(info: VariableInfo | None) -> str:
-    return "nothing" if info is None else f"{info.path} {info.dtype}{list(info.shape)}"
+def _text(info: VariableInfo) -> str:
+    return f"{info.path} {info.dtype}{list(info.shape)}"

@@ -11,13 +11,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import DamagedVersionError
 from .remote import VersionPath
 from .strict_json import as_type, parse_json
 
 INDEX = "assets.extra/variables.json"
+LAYERS = "assets.extra/layers.json"
+
+# The lists of every index; a collection cannot have a name like the last three.
+VARIABLES = "variables"
+OPTIMIZER_VARIABLES = "optimizer_variables"
+# What else the model holds, by address (see `model_state`). Of a table there are
+# two: its keys, and its values.
+STATE = "_state"
+TABLES = "_tables"
+# What only the endpoints hold, by name.
+ELSEWHERE = "_elsewhere"
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,21 @@ class VariableInfo:
 # The variables of each list and collection, in order, by its name.
 VariableIndex: TypeAlias = Mapping[str, tuple[VariableInfo, ...]]
 
+Scalar: TypeAlias = str | int | float
 
-def write_index(directory: Path, index: VariableIndex) -> None:
-    """Write the index into a SavedModel's directory."""
-    path = directory / INDEX
-    path.parent.mkdir(exist_ok=True)
+# What a layer holds besides variables, by name, such as its ``"vocabulary"``.
+LayerState: TypeAlias = Mapping[str, tuple[Scalar, ...]]
+
+# That of each layer which holds some, by address.
+LayerStates: TypeAlias = Mapping[str, LayerState]
+
+
+def write_index(directory: Path, index: VariableIndex, layers: LayerStates) -> None:
+    """Write the index, and the layers' other state, into a SavedModel's directory."""
+    (directory / INDEX).parent.mkdir(exist_ok=True)
     content = {name: [asdict(info) for info in infos] for name, infos in index.items()}
-    path.write_text(json.dumps(content), encoding="utf-8")
+    (directory / INDEX).write_text(json.dumps(content), encoding="utf-8")
+    (directory / LAYERS).write_text(json.dumps(layers), encoding="utf-8")
 
 
 def read_index(directory: VersionPath) -> VariableIndex:
@@ -57,9 +76,33 @@ def read_index(directory: VersionPath) -> VariableIndex:
     """
     path = directory / INDEX
     try:
-        index: VariableIndex = as_type(parse_json(path.read_bytes()), VariableIndex, "index")
-        return index
+        index: VariableIndex = _read(path, VariableIndex)
+    except FileNotFoundError as error:
+        raise _damaged(path, error) from error
+    return index
+
+
+def read_layers(directory: VersionPath) -> LayerStates:
+    """The other state of the layers in the version in `directory`; older ones have none.
+
+    Raises:
+        DamagedVersionError: it cannot be read.
+    """
+    try:
+        layers: LayerStates = _read(directory / LAYERS, LayerStates)
+    except FileNotFoundError:
+        return {}
+    return layers
+
+
+def _read(path: VersionPath, hint: Any) -> Any:
+    try:
+        return as_type(parse_json(path.read_bytes()), hint, "index")
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedVersionError(
-            f"The variable index '{path}' cannot be used: {error}."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: VersionPath, error: Exception) -> DamagedVersionError:
+    return DamagedVersionError(f"The variable index '{path}' cannot be used: {error}.")

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
+from support.versions import sign
 
 from keras_export_callbacks import ExportArchive, Exporter, ExportError, ExportEveryN, restore
-from keras_export_callbacks.archive.files import KnownFile
-from keras_export_callbacks.archive.record import MANIFEST, MANIFEST_DIGEST, manifest_digest
 
 # Builds the model, optionally restores a version, trains epochs, and saves all state.
 TRAIN = """
@@ -166,12 +165,3 @@ def test_an_index_that_lies_is_refused_and_nothing_is_assigned(
     with pytest.raises(ExportError, match=told):
         restore(model, version)
     assert_equal_state(model.get_weights(), before)
-
-
-def sign(version: Path, name: str) -> None:
-    """Let the manifest say of a file what it is now."""
-    manifest = version / MANIFEST
-    content = json.loads(manifest.read_text())
-    content["files"][name] = vars(KnownFile.at(version / name).info)
-    manifest.write_text(json.dumps(content))
-    (version / MANIFEST_DIGEST).write_bytes(manifest_digest(manifest.read_bytes()))

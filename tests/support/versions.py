@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_export_callbacks.archive.files import FileInfo
+from keras_export_callbacks.archive.files import FileInfo, KnownFile
 from keras_export_callbacks.archive.record import (
     MANIFEST,
     MANIFEST_DIGEST,
@@ -108,3 +108,14 @@ def tree(directory: Path) -> dict[str, bytes | str | None]:
         )
         for path in sorted(directory.rglob("*"))
     }
+
+
+def sign(version: Path, name: str, without: Sequence[str] = ()) -> None:
+    """Let the manifest say of a file what it is now, and nothing of those that are gone."""
+    manifest = version / MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"][name] = vars(KnownFile.at(version / name).info)
+    for gone in without:
+        del content["files"][gone]
+    manifest.write_text(json.dumps(content))
+    (version / MANIFEST_DIGEST).write_bytes(manifest_digest(manifest.read_bytes()))

@@ -1,0 +1,128 @@
+"""The variables of a model and those of a version, paired in order.
+
+Order, shape, dtype and the variable's own name decide. The names of layers may
+differ: they count up with every layer made, have the model's name before them or
+not, and users change them. Such a pair is told of, not refused, unless the version
+has the very name at another place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from .variable_index import VariableInfo
+
+# What Keras adds to the name of a layer it has made before, in a variable's path.
+_COUNT = re.compile(r"_\d+(?=[/_]|$)")
+
+
+@dataclass
+class Match:
+    """What became of a comparison.
+
+    Attributes:
+        pairs: each variable with what the version holds for it.
+        problems: every difference that cannot be passed over.
+        renamed: names in the version, and those of the same in the model.
+    """
+
+    pairs: list[tuple[Any, VariableInfo]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def joined(self, other: Match) -> Match:
+        """What became of both comparisons."""
+        return Match(
+            [*self.pairs, *other.pairs],
+            [*self.problems, *other.problems],
+            self.renamed | other.renamed,
+        )
+
+
+def match_variables(
+    variables: Sequence[Any], ours: Sequence[VariableInfo], theirs: Sequence[VariableInfo]
+) -> Match:
+    """Pair the variables of a model, which `ours` describes, with those of a version."""
+    match = Match(list(zip(variables, theirs, strict=False)))
+    others = [pair for pair in zip(ours, theirs, strict=False) if _differ(*pair)]
+    elsewhere = {_uncounted(a.path) for a, _ in others}
+    for place, (a, b) in enumerate(zip_longest(ours, theirs)):
+        if (
+            a is None
+            or b is None
+            or _kind(a) != _kind(b)
+            or (_differ(a, b) and _uncounted(b.path) in elsewhere)
+        ):
+            match.problems.append(_difference("model", place, a, b))
+        elif _differ(a, b):
+            match.renamed[_parent(b.path)] = _parent(a.path)
+    return match
+
+
+def match_optimizer(
+    variables: Sequence[Any],
+    ours: tuple[Sequence[VariableInfo], Sequence[VariableInfo]],
+    theirs: tuple[Sequence[VariableInfo], Sequence[VariableInfo]],
+) -> Match:
+    """Pair the variables of an optimizer with those of a version.
+
+    Args:
+        variables: the optimizer's.
+        ours: the optimizer's variables, and the model's, which they are named by.
+        theirs: the same of the version.
+    """
+    match = Match(list(zip(variables, theirs[0], strict=False)))
+    roles = zip_longest(_roles(*ours), _roles(*theirs))
+    for place, ((a, b), (our_role, their_role)) in enumerate(
+        zip(zip_longest(ours[0], theirs[0]), roles, strict=True)
+    ):
+        if our_role != their_role:
+            match.problems.append(_difference("optimizer", place, a, b))
+    return match
+
+
+def _roles(infos: Sequence[VariableInfo], model: Sequence[VariableInfo]) -> list[tuple[Any, ...]]:
+    """What each variable of an optimizer is for: of which variable of the model, and what.
+
+    The first one of each optimizer, its step count, also tells its name. Those of
+    others do not: what is made late has the name of an optimizer around it in
+    front, or none at all.
+    """
+    prefixes = {f"{info.path.replace('/', '_')}_": place for place, info in enumerate(model)}
+    longest = sorted(prefixes, key=len, reverse=True)
+    roles = []
+    for info in infos:
+        *owners, name = info.path.split("/")
+        prefix = next((prefix for prefix in longest if name.startswith(prefix)), "")
+        owner = _uncounted(owners[-1]) if owners and name == "iteration" else None
+        role = _uncounted(name.removeprefix(prefix))
+        roles.append((owner, prefixes.get(prefix), role, info.shape, info.dtype))
+    return roles
+
+
+def _differ(a: VariableInfo, b: VariableInfo) -> bool:
+    return _uncounted(a.path) != _uncounted(b.path)
+
+
+def _kind(info: VariableInfo) -> tuple[Any, ...]:
+    return _uncounted(info.path.split("/")[-1]), info.shape, info.dtype
+
+
+def _uncounted(path: str) -> str:
+    return _COUNT.sub("", path)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or path
+
+
+def _difference(owner: str, place: int, a: VariableInfo | None, b: VariableInfo | None) -> str:
+    return f"{owner} variable {place}: the version has {_text(b)}, the model has {_text(a)}"
+
+
+def _text(info: VariableInfo | None) -> str:
+    return "nothing" if info is None else f"{info.path} {info.dtype}{list(info.shape)}"

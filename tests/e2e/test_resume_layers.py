@@ -1,0 +1,55 @@
+"""Every layer of Keras that holds state computes the same after `restore`, or a warning names it.
+
+One process exports them all. Another one restores each into a layer that was built
+and adapted with other data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import pytest
+from support.processes import run_python
+from support.stateful_layers import CASES, COVERED, NAMED, OTHERS, STATELESS
+
+BEGIN = """
+from support.stateful_layers import CASES, begin
+for name in CASES:
+    begin(name)
+"""
+RESUME = """
+import json
+from support.stateful_layers import CASES, resume
+print(json.dumps({name: resume(name) for name in CASES}))
+"""
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """For each case whether the outputs are the same, and the warnings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("layers"))
+        run_python(BEGIN)
+        yield json.loads(run_python(RESUME).splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_computes_what_it_did_or_is_named(name: str, resumed: dict[str, Any]) -> None:
+    is_same, warned = resumed[name]
+    assert is_same == (name not in NAMED)
+    assert len(warned) == (name in NAMED)
+    assert all("(layers/0) saves more than its variables" in message for message in warned)
+
+
+def test_somebody_has_looked_at_every_layer_of_keras() -> None:
+    names: dict[type, set[str]] = {}
+    for name, kind in inspect.getmembers(keras.layers, inspect.isclass):
+        if issubclass(kind, keras.Layer):
+            names.setdefault(kind, set()).add(name)  # Some have several.
+    known = COVERED | STATELESS | OTHERS
+    assert [sorted(of_one) for of_one in names.values() if not of_one & known] == []
