@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from .copying import SAVED_MODEL, is_marker, is_version
 from .errors import (
     DamagedVersionError,
     ExportError,
+    NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
@@ -37,6 +38,7 @@ from .paths import absolute_path, check_base_dir, version_path
 from .record import (
     MANIFEST,
     MANIFEST_DIGEST,
+    SCHEMA,
     ExportRecord,
     manifest_digest,
     parse_record,
@@ -75,6 +77,7 @@ class ExportDirectory:
     def __init__(self, base_dir: str | os.PathLike[str]) -> None:
         self.path = absolute_path(base_dir)
         self._known: dict[VersionPath, _Known] = {}
+        self._told: set[VersionPath] = set()
         self._numbers = Numbers()
 
     def __repr__(self) -> str:
@@ -104,20 +107,29 @@ class ExportDirectory:
             ExportError: there is no such version, it carries no manifest of
                 ours, or the manifest is damaged.
         """
-        path = self._path_of(version)
-        try:
-            return self._read(path)[1]
-        except FileNotFoundError:
-            raise DamagedVersionError(_without_manifest(path)) from None
+        record = self._record(version)
+        self._warn_if_newer([record])
+        return record
 
     def records(self) -> list[ExportRecord]:
         """The records of all versions that have a readable manifest, ascending."""
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[ExportRecord], list[DamagedVersionError]]:
+        """`records`, and why each of the other manifests cannot be read."""
         found = {}
+        damage = []
         for _, path in sorted(self._version_dirs().items()):
-            with contextlib.suppress(DamagedVersionError, FileNotFoundError):
+            try:
                 found[path] = self._read(path)
+            except FileNotFoundError:
+                continue  # Another program wrote it, or it was removed meanwhile.
+            except DamagedVersionError as error:
+                damage.append(error)
         self._known = found
-        return [record for _, record in found.values()]
+        records = [record for _, record in found.values()]
+        self._warn_if_newer(records)
+        return records, damage
 
     def verify(self, version: int) -> list[str]:
         """What is wrong with the files of a version; empty when it is sound.
@@ -134,7 +146,8 @@ class ExportDirectory:
         """Remove the versions that `policy` does not keep, and return their numbers.
 
         Only versions with a readable manifest are ever removed, never the
-        newest, and never the best by an objective they were exported for.
+        newest, never the best by an objective they were exported for, and none
+        that a later version of this library wrote.
 
         Args:
             policy: such as ``KeepLatest(3)``, or an int that means that.
@@ -166,11 +179,17 @@ class ExportDirectory:
             source_version_path: the directory of a version with a manifest.
 
         Raises:
-            ExportError: there is no such version, it does not verify, or it
-                cannot be written here.
+            ExportError: there is no such version, it does not verify, a later
+                version of this library wrote it, or it cannot be written here.
         """
         source, version = version_path(source_version_path, "source_version_path=")
-        record = ExportDirectory(source.parent).record(version)
+        record = ExportDirectory(source.parent)._record(version)
+        if record.is_newer:
+            raise NewerVersionError(
+                f"'{source}' cannot be published: a later version of this library wrote it (its "
+                f"manifest has schema {record.schema}, this one writes {SCHEMA}), and a copy would "
+                "lose what only that one knows. Upgrade keras-export-callbacks."
+            )
         check_base_dir(self.path)
         with _clear_errors(self.path), publishing.workspace(self.path) as space:
             staged = space.stage()
@@ -186,6 +205,20 @@ class ExportDirectory:
             return publish_record(
                 staged, replace(record, path=staged), self.path, numbers=self._numbers
             )
+
+    def _record(self, version: int) -> ExportRecord:
+        path = self._path_of(version)
+        try:
+            return self._read(path)[1]
+        except FileNotFoundError:
+            raise DamagedVersionError(_without_manifest(path)) from None
+
+    def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
+        """Say once of each version that a later version of this library wrote it."""
+        for record in records:
+            if record.is_newer and record.path not in self._told:
+                self._told.add(record.path)
+                warnings.warn(_newer(record), stacklevel=4)
 
     def _read(self, path: VersionPath) -> _Known:
         """The record in `path`, read again only if its manifest was replaced."""
@@ -286,7 +319,23 @@ def version_problems(version_dir: VersionPath) -> list[str]:
         return [_without_manifest(version_dir)]
     except DamagedVersionError as error:
         return [str(error)]
+    if "files" in record.unread:
+        return [
+            f"the files of '{version_dir}' cannot be verified: a later version of this library "
+            f"wrote its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
+        ]
     return [*_manifest_problems(version_dir), *_differences(version_dir, record.files)]
+
+
+def _newer(record: ExportRecord) -> str:
+    unread = f" Not read: {', '.join(record.unread)}." if record.unread else ""
+    is_lost = "metrics" in record.unread
+    worse = " A worse version may be published after it." if is_lost else ""
+    return (
+        f"A later version of this library wrote '{record.path}': its manifest has schema "
+        f"{record.schema}, this one knows {SCHEMA}. It is not removed here.{unread}{worse} "
+        "Upgrade keras-export-callbacks."
+    )
 
 
 def _without_manifest(version_dir: VersionPath) -> str:

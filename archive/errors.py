@@ -47,6 +47,10 @@ class DamagedVersionError(ExportError):
     """A version or its manifest is not what was published."""
 
 
+class NewerVersionError(ExportError):
+    """A later version of this library wrote a version, and only that one can do this with it."""
+
+
 class SupersededError(ExportError):
     """The same or something better was published before, so this was dropped."""
 

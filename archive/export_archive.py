@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class ExportArchive:
             raise ExportValueError(f"Received format={format!r}. Expected 'saved_model'.")
         check_backend()
         self._endpoints: dict[str, Endpoint] = {}
-        self._collections: dict[str, list[Any]] = {}
+        self._collections: dict[str, Collection[Any]] = {}
         self._tracked: list[Any] = []
         self._plan: _Plan | None = None
         self._bundles = BundleWriter()
@@ -257,6 +257,10 @@ class ExportArchive:
     def add_variable_collection(self, name: str, variables: Iterable[Any]) -> None:
         """Keep a list of variables under a name on the revived object.
 
+        A list or set is exported as it is when the archive is written, so what you
+        append to it later is exported, too. `optimizer.variables` is a new list each
+        time: add it again, or add it once the optimizer is built.
+
         Args:
             name: the attribute's name, a Python identifier.
             variables: a list, tuple or set of Keras or TensorFlow variables.
@@ -278,15 +282,8 @@ class ExportArchive:
                 f"Received variables={variables!r} of type {type(variables)} for collection "
                 f"'{name}'. Expected a list, tuple or set of variables."
             )
-        others = {
-            type(item) for item in variables if not isinstance(item, keras.Variable | tf.Variable)
-        }
-        if others:
-            raise ExportValueError(
-                f"Received {sorted(map(str, others))} in collection '{name}'. Expected Keras or "
-                "TensorFlow variables only."
-            )
-        self._collections[name] = list(variables)
+        _check_variables(name, variables)
+        self._collections[name] = variables
 
     def write_out(
         self,
@@ -432,7 +429,10 @@ class ExportArchive:
         return list({id(variable): variable for variable in found}.values())
 
     def _lists(self) -> dict[str, list[Any]]:
-        return {name: self._variables(name) for name in VARIABLE_LISTS} | self._collections
+        for name, variables in self._collections.items():
+            _check_variables(name, variables)  # They may have been added to.
+        lists = {name: self._variables(name) for name in VARIABLE_LISTS}
+        return lists | {name: list(variables) for name, variables in self._collections.items()}
 
     def _token(self, graph: ServableGraph) -> _Token:
         """What `graph` depends on; the same as before if it need not be traced again."""
@@ -454,9 +454,27 @@ class ExportArchive:
             ),
         )
 
-    def take_collections(self, other: ExportArchive) -> None:
-        """Export the collections of `other` from now on, without tracing again."""
-        self._collections = other._collections
+    def take_collections(self, other: ExportArchive) -> bool:
+        """Export the collections of `other` from now on, without tracing again.
+
+        Only if `other` is what this is, registered again later: with the same
+        endpoints and layers, and the same variables, more or less. Else its
+        endpoints may use others of them than those here. Returns whether it is.
+        """
+        is_same = (
+            list(self._endpoints) == list(other._endpoints)
+            and self._tracked_layers() == other._tracked_layers()
+            and all(
+                _has_more_or_less(variables, other._collections.get(name, ()))
+                for name, variables in self._collections.items()
+            )
+        )
+        if is_same:
+            self._collections = other._collections
+        return is_same
+
+    def _tracked_layers(self) -> Identities:
+        return Identities([item for item in self._tracked if isinstance(item, keras.Layer)])
 
     def guessed(self) -> list[keras.Model]:
         """The models whose dtypes are a guess: nothing has told them yet."""
@@ -515,6 +533,23 @@ class _Token:
 
     behaviour: Identities
     contents: Identities
+
+
+def _check_variables(name: str, variables: Iterable[Any]) -> None:
+    others = {
+        type(item) for item in variables if not isinstance(item, keras.Variable | tf.Variable)
+    }
+    if others:
+        raise ExportValueError(
+            f"Received {sorted(map(str, others))} in collection '{name}'. Expected Keras or "
+            "TensorFlow variables only."
+        )
+
+
+def _has_more_or_less(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    """Whether one of two collections has all variables of the other."""
+    ours, theirs = set(map(id, one)), set(map(id, other))
+    return ours <= theirs or theirs <= ours
 
 
 def _without_captures(signature: str) -> str:

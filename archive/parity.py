@@ -144,8 +144,11 @@ class Probe:
                 call.names.append(name)
         self._calls = [call for call in calls.values() if isinstance(call, _Call)]
         if not self._calls:
-            told = " ".join(f"Signature '{name}' {why}" for name, why in self.skipped.items())
-            raise ExportValueError(f"No endpoint can be compared on the sample_inputs. {told}")
+            told = " ".join(f"Signature '{name}' {why}." for name, why in self.skipped.items())
+            raise ExportValueError(
+                f"No endpoint can be compared on the sample_inputs. {told} Leave the sample_inputs "
+                "out, or register an endpoint that can be compared."
+            )
 
     def expect(self) -> list[Expected]:
         """What the endpoints' functions compute now; on the thread that trains."""
@@ -164,7 +167,7 @@ class Probe:
         except (TypeError, ValueError) as error:
             return (
                 f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
-                f"{error}."
+                f"{error}"
             )
         call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
         fn = signature.endpoint.fn
@@ -196,8 +199,7 @@ class Probe:
 
 
 _NO_INFERENCE = (
-    "changes variables or draws random numbers, so that calling it would disturb training. "
-    "Leave the sample_inputs out, or register an endpoint that does not."
+    "changes variables or draws random numbers, so that calling it would disturb training"
 )
 
 
@@ -207,7 +209,7 @@ def _obstacle(trace: Any) -> str | None:
         if not isinstance(output, tf.Tensor):
             return (
                 f"returns a {type(output).__name__} as '{name}', which no server returns. Return "
-                "dense tensors, such as its `to_tensor()` or its components."
+                "dense tensors, such as its `to_tensor()` or its components"
             )
     return None
 

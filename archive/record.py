@@ -2,11 +2,13 @@
 
 The manifest is strict JSON (RFC 8259: no NaN, no infinities) with `schema`
 first. It comes from a directory that others can write to, so reading one
-checks every field and trusts none.
+checks every field and trusts none. One of a higher schema comes from a later
+version of this library: of it, everything counts that can still be read.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -14,7 +16,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from .errors import DamagedVersionError
 from .files import FileInfo, read_up_to, regular_size
@@ -38,6 +40,8 @@ WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 # Keys that a manifest has only if there is something to say.
 _OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
+
+_NOT_NEGATIVE = {"bytes", "stall_seconds", "write_seconds"}
 
 # Far above any real manifest; keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -137,6 +141,10 @@ class ExportRecord:
         attempt: how often that trial had been tried before, under a tuner.
         hyperparameters: the trial's hyperparameters, under a tuner.
         project: the directory of the search, where its score is, under a tuner.
+        schema: the schema of the manifest; a higher one than this library writes
+            means that a later version of it wrote this.
+        unread: the keys of such a manifest that could not be read; their
+            attributes are empty.
     """
 
     path: VersionPath
@@ -164,6 +172,13 @@ class ExportRecord:
     attempt: int | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
     project: str | None = None
+    schema: int = SCHEMA
+    unread: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a later version of this library wrote it, which knows more of it than this."""
+        return self.schema > SCHEMA
 
     def measured(self, monitor: str) -> float | None:
         """The value of a metric at the export, or None if it had no finite one."""
@@ -183,8 +198,8 @@ class ExportRecord:
             ValueError: a number is not finite.
             TypeError: something has no place in JSON.
         """
-        content = {"schema": SCHEMA} | asdict(self)
-        del content["path"]
+        content = {"schema": self.schema} | asdict(self)
+        del content["path"], content["unread"]
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
@@ -237,19 +252,59 @@ def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
 def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, found {type(content).__name__}")
-    if as_type(content.get("schema"), int, "schema") != SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA}, found {content['schema']}")
-    hints = hints_of(ExportRecord)
-    values: dict[str, Any] = {"path": version_dir}
-    for one in fields(ExportRecord):
-        if one.name in content and one.name != "path":
-            values[one.name] = as_type(content[one.name], hints[one.name], one.name)
-        elif one.name not in values and one.default is MISSING:
-            raise ValueError(f"'{one.name}' is missing")
-    for name in ("bytes", "stall_seconds", "write_seconds"):
-        if values[name] < 0:
-            raise ValueError(f"'{name}' is negative")
+    schema = as_type(content.get("schema"), int, "schema")
+    if schema < SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, found {schema}")
+    version = _value(content, "version", int)
     # A copy may be called anything but another version.
-    if values["version"] != (parse(version_dir.name) or values["version"]):
-        raise ValueError(f"it says version {values['version']}, its directory {version_dir.name!r}")
-    return ExportRecord(**values)
+    if version != (parse(version_dir.name) or version):
+        raise ValueError(f"it says version {version}, its directory {version_dir.name!r}")
+    values: dict[str, Any] = {"path": version_dir, "version": version, "schema": schema}
+    unread = []
+    for name, hint, is_required in _read_fields():
+        if not is_required and name not in content:
+            continue
+        try:
+            values[name] = _value(content, name, hint)
+        except ValueError:
+            if schema == SCHEMA:
+                raise
+            unread.append(name)
+            if is_required:
+                values[name] = _nothing(hint)
+    if "metrics" in unread:
+        values["metrics"] = _numbers(content.get("metrics"))
+    return ExportRecord(**values, unread=tuple(unread))
+
+
+@functools.cache
+def _read_fields() -> list[tuple[str, Any, bool]]:
+    """Name and type of every other key of a manifest, and whether it must be there."""
+    hints = hints_of(ExportRecord)
+    return [
+        (each.name, hints[each.name], each.default is MISSING)
+        for each in fields(ExportRecord)
+        if each.name not in ("path", "version", "schema", "unread")
+    ]
+
+
+def _value(content: Mapping[str, Any], name: str, hint: Any) -> Any:
+    if name not in content:
+        raise ValueError(f"'{name}' is missing")
+    value = as_type(content[name], hint, name)
+    if name in _NOT_NEGATIVE and value < 0:
+        raise ValueError(f"'{name}' is negative")
+    return value
+
+
+def _nothing(hint: Any) -> Any:
+    """The value of an attribute that could not be read."""
+    if type(None) in get_args(hint):
+        return None
+    return {} if get_origin(hint) else hint()
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """Those of the metrics that can be read, where later ones may be of other kinds."""
+    items = metrics.items() if isinstance(metrics, dict) else ()
+    return {name: float(value) for name, value in items if type(value) in (int, float)}

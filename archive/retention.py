@@ -22,6 +22,10 @@ class RetentionPolicy:
         """The versions of `records` that must stay."""
         raise NotImplementedError
 
+    def monitors(self) -> set[str]:
+        """The metrics that the choice depends on."""
+        return set()
+
     def __or__(self, other: RetentionPolicy) -> RetentionPolicy:
         if not isinstance(other, RetentionPolicy):
             return NotImplemented
@@ -75,12 +79,18 @@ class KeepBest(RetentionPolicy):
         ranked = Objective(self.monitor, self.mode).ranked(records)
         return {record.version for record in ranked[: self.n]}
 
+    def monitors(self) -> set[str]:
+        return {self.monitor}
+
 
 @dataclass(frozen=True)
 class KeepAny(RetentionPolicy):
     """Keep what any of `policies` keeps; what ``|`` makes."""
 
     policies: tuple[RetentionPolicy, ...]
+
+    def monitors(self) -> set[str]:
+        return {name for policy in self.policies for name in policy.monitors()}
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
         return set().union(*(policy.keeps(records) for policy in self.policies))
@@ -104,9 +114,11 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     Never the newest, which a server is serving, and never the best by an
     objective that some version was exported for: "best" is read from the
     committed versions, so losing it would let a worse model count as a record.
+    Nor one that a later version of this library wrote, which may know a reason
+    to keep it.
     """
     kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
-    return sorted({record.version for record in records} - kept)
+    return sorted({record.version for record in records if not record.is_newer} - kept)
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:

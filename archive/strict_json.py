@@ -1,8 +1,10 @@
 """JSON from outside → Python values of declared types, or an error that names the place.
 
 Strict: RFC 8259 without NaN and infinities, numbers that fit 64 bits, no key
-missing or unknown in a dataclass. Checkers are made once for each type, because
-a directory may hold thousands of manifests.
+missing in a dataclass that has no default. A later version of this library may
+have written more: keys that a dataclass does not know are passed over, whatever
+their values are. Checkers are made once for each type, because a directory may
+hold thousands of manifests.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 _Checker: typing.TypeAlias = Callable[[Any], Any]
@@ -29,11 +31,22 @@ class _MisfitError(Exception):
         self.path: list[str] = []
 
 
+@dataclass(frozen=True)
+class _OversizedNumber:
+    """A number in the text that fits no type here; it does no harm under an unknown key."""
+
+    text: str
+    kind: str
+
+    def __repr__(self) -> str:
+        return f"{self.text:.30} (does not fit {self.kind})"
+
+
 def parse_json(content: bytes) -> Any:
-    """The value in a JSON text.
+    """The value in a JSON text, to be given to `as_type`.
 
     Raises:
-        ValueError: it is not JSON, or a number in it is not finite or too large.
+        ValueError: it is not JSON, such as NaN.
     """
     return json.loads(
         content.decode("utf-8"),
@@ -133,9 +146,16 @@ def _mapping(hint: Any, item: _Checker) -> _Checker:
 
 
 def _record(hint: Any, items: dict[str, _Checker]) -> _Checker:
+    needed = {
+        each.name
+        for each in fields(hint)
+        if each.default is MISSING and each.default_factory is MISSING
+    }
+
     def check(value: Any) -> Any:
-        if isinstance(value, dict) and value.keys() == items.keys():
-            return hint(**{key: _at(key, item, value[key]) for key, item in items.items()})
+        if isinstance(value, dict) and value.keys() >= needed:
+            found = {key: item for key, item in items.items() if key in value}
+            return hint(**{key: _at(key, item, value[key]) for key, item in found.items()})
         raise _MisfitError(value, hint)
 
     return check
@@ -153,14 +173,12 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def _finite_float(text: str) -> float:
+def _finite_float(text: str) -> float | _OversizedNumber:
     value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} does not fit a float")
-    return value
+    return value if math.isfinite(value) else _OversizedNumber(text, "a float")
 
 
-def _int64(text: str) -> int:
+def _int64(text: str) -> int | _OversizedNumber:
     if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise ValueError(f"{text:.80} does not fit an int64")
+        return _OversizedNumber(text, "an int64")
     return int(text)

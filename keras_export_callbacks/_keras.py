@@ -1,8 +1,9 @@
-"""What has no public way in Keras: a metric's direction, and what Keras 2 asks of callbacks.
+"""What has no public way in Keras: a metric's direction, when `fit` validates, and Keras 2's hooks.
 
 Every built-in metric carries `_direction`, from which Keras's own callbacks
-infer ``mode="auto"``. Tried with Keras 3.8 to 3.15; `tests/test_private_calls.py`
-fails when it moves.
+infer ``mode="auto"``. `fit` tells its callbacks neither whether it validates nor how
+often; its arguments say. Tried with Keras 3.8 to 3.15; `tests/test_private_calls.py`
+fails when one of them moves.
 
 Keras 2, the package `tf_keras`, asks every callback `_implements_train_batch_hooks`
 before anything public. Tried with tf_keras 2.21, which is not developed any more.
@@ -10,6 +11,9 @@ before anything public. Tried with tf_keras 2.21, which is not developed any mor
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 import keras
@@ -44,6 +48,29 @@ def infer_mode(monitor: str, model: keras.Model) -> Mode:
         f"Received monitor={monitor!r} with mode='auto', but Keras does not say whether that "
         "metric should rise or fall. Write mode='max' if higher is better, or mode='min'."
     )
+
+
+def validates_later(model: keras.Model, epoch: int) -> bool:
+    """Whether the `fit` that runs now is going to validate after a later epoch than `epoch`.
+
+    A loop of the user's own is not known to.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit":
+            names = frame.f_locals
+            if names.get("self") is model and "validation_freq" in names:
+                return _is_due_later(names, epoch)
+        frame = frame.f_back
+    return False
+
+
+def _is_due_later(arguments: Mapping[str, Any], epoch: int) -> bool:
+    if arguments.get("validation_data") is None:  # It holds what `validation_split` took, too.
+        return False
+    often = arguments["validation_freq"]
+    later = range(epoch + 2, arguments["epochs"] + 1)  # Counted from 1, as `validation_freq` is.
+    return any(each % often == 0 if isinstance(often, int) else each in often for each in later)
 
 
 def _metrics(model: keras.Model) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import keras
 
-from ._keras import Keras3Callback, infer_mode
+from ._keras import Keras3Callback, infer_mode, validates_later
 from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
 from .archive.model_call import has_call
@@ -22,7 +22,7 @@ from .archive.record import ExportRecord, TrialInfo
 from .archive.retention import RetentionPolicy
 from .endpoints import standard_endpoints
 from .exporter import Exporter
-from .metrics import averages_weights, finite_scalars, steps_taken
+from .metrics import Sightings, averages_weights, finite_scalars, steps_taken
 from .publisher import State
 from .settings import Endpoints, OnError, Settings
 from .triggers import EveryN, Moment, OnImprove, Unit
@@ -118,6 +118,7 @@ class ExportCallback(Keras3Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._running.report_failures()
         self._prepare()
+        self._running.tell_of_unusable(logs or {})
         self._consider(self._moment(logs))
         self._validated = None
 
@@ -177,6 +178,7 @@ class ExportCallback(Keras3Callback):
             # one that starts anew, what came before it had one.
             unless="any" if self._is_resumed else "newest",
             validated=self._validated,
+            since=moment.seconds,
         )
 
     def _start(self, moment: Moment) -> None:
@@ -339,7 +341,8 @@ class ExportOnImprove(ExportCallback):
 
     Args:
         base_dir: the directory of the versions, that a model server polls.
-        monitor: the metric's name in the logs. An epoch without it exports nothing.
+        monitor: the metric's name in the logs. An epoch without it, or with a value
+            that is no finite number, exports nothing.
         mode: ``"min"``, ``"max"``, or ``"auto"`` for the direction that Keras
             gives the metric; one that Keras does not know is an error.
         min_delta: by how much more than this the metric must be better.
@@ -363,7 +366,7 @@ class ExportOnImprove(ExportCallback):
 
     Raises:
         ExportError: an argument cannot be used, or `base_dir` cannot be written
-            to; at the end of training, the metric was never in the logs.
+            to; at the end of training, the metric was never a finite number.
 
     Example:
 
@@ -405,8 +408,9 @@ class ExportOnImprove(ExportCallback):
         self._mode = mode
         self._min_delta = abs(float(min_delta))
         self._baseline = baseline
-        self._seen: set[str] = set()
-        self._was_seen = False
+        self._sightings = Sightings(monitor)
+        self._was_measured = False
+        self._was_told = False
         super().__init__(
             base_dir,
             Settings(
@@ -423,24 +427,34 @@ class ExportOnImprove(ExportCallback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         super().on_train_end(logs)
-        if self._seen and not self._was_seen:
-            self._running.fail(
-                ExportError(
-                    f"The monitored metric {self.monitor!r} was never in the logs, so nothing was "
-                    f"exported. Available were {sorted(self._seen)}. Choose one of these, or give "
-                    "`fit` the validation data or metric that was meant."
-                )
-            )
+        seen = self._sightings
+        # In a later fit it may be left out on purpose, but not be NaN throughout.
+        is_told_before = self._was_measured and seen.is_missing
+        if seen.epochs and not seen.is_measured and not is_told_before:
+            self._running.fail(ExportError(f"Nothing was exported. {seen}"))
 
     def _begin(self, moment: Moment) -> None:
-        self._seen = set()
+        self._sightings = Sightings(self.monitor)
+        self._was_told = False
         if self._mode == "auto" and _metrics_are_known(self.model):
             self._objective()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._seen |= set(logs or {})
-        self._was_seen |= self.monitor in self._seen
+        self._sightings.see(logs or {})
+        self._was_measured |= self._sightings.is_measured
+        self._tell_if_missing(epoch)
         super().on_epoch_end(epoch, logs)
+
+    def _tell_if_missing(self, epoch: int) -> None:
+        """Warn in the first epoch without the metric, rather than only when training is over."""
+        seen = self._sightings
+        is_missing = seen.is_missing and not self._was_measured
+        if self._was_told or not (is_missing or seen.is_no_number):
+            return
+        if is_missing and seen.may_come and validates_later(self.model, epoch):
+            return
+        self._was_told = True
+        warnings.warn(f"Nothing can be exported in this epoch. {seen}", stacklevel=3)
 
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Others are measured while training goes on.

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.cells import cell_len, set_cell_size
 
 from . import texts
 from .archive.directory import ExportDirectory
-from .archive.errors import DamagedVersionError, ExportError
+from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
 from .archive.objective import Mode
 from .archive.paths import version_path
 from .archive.record import WARMUP, ExportRecord
@@ -37,7 +38,7 @@ class _Group(click.Group):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_in_one_line():
+        with _errors_in_one_line(), _warnings_in_one_line():
             return super().invoke(ctx)
 
 
@@ -56,8 +57,19 @@ def _errors_in_one_line() -> Iterator[None]:
         raise click.exceptions.Exit(1) from error
 
 
-def _tell(error: str) -> None:
-    click.echo(f"Error: {_printable(' '.join(error.split()))}", err=True)
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _tell(str(message), "Warning")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _tell(error: str, kind: str = "Error") -> None:
+    click.echo(f"{kind}: {_printable(' '.join(error.split()))}", err=True)
 
 
 def _directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
@@ -229,7 +241,7 @@ def rollback(base: ExportDirectory, version: int | None) -> None:
     before = _before_newest(base)
     try:
         _publish(base, base.record(before).path)
-    except DamagedVersionError as error:
+    except (DamagedVersionError, NewerVersionError) as error:
         raise ExportError(
             f"{error} Say which VERSION to go back to instead of {before}."
         ) from error
@@ -330,7 +342,7 @@ def _row(record: ExportRecord | None) -> Iterable[str]:
         record.created[:16].replace("T", " "),
         "" if record.epoch is None else str(record.epoch),
         "" if record.step is None else str(record.step),
-        record.reason,
+        record.reason or (f"schema {record.schema}" if record.is_newer else ""),
         "" if record.value is None else f"{record.monitor}={record.value:.6g}",
         texts.size(record.bytes),
     )
@@ -344,6 +356,7 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "path": str(record.path),
         "published": f"{record.created} (UTC)",
         "why": record.reason,
+        **({"schema": f"{record.schema}, newer than this library"} if record.is_newer else {}),
         **({} if record.epoch is None else {"epoch": str(record.epoch)}),
         **({} if record.step is None else {"step": str(record.step)}),
         "weights": record.weights,

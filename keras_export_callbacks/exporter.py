@@ -19,16 +19,18 @@ import keras
 from .archive.directory import ExportDirectory
 from .archive.errors import ExportError
 from .archive.export_archive import ExportArchive, check_backend
+from .archive.identities import Identities
 from .archive.models import check_model
 from .archive.objective import Objective
+from .archive.owners import owned_variables
 from .archive.paths import check_base_dir
 from .archive.record import ExportRecord, TrialInfo
-from .archive.retention import RetentionPolicy
+from .archive.retention import RetentionPolicy, as_policy
 from .archive.samples import known_sample
 from .arguments import check_metrics, check_reason, whole_number
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints
-from .metrics import finite_scalars, steps_taken
+from .metrics import description, finite_scalars, scalar, steps_taken
 from .publisher import Publisher, Request, State, Unless, as_export_error
 from .settings import Endpoints, OnError, Settings
 from .texts import duration
@@ -109,10 +111,12 @@ class Exporter:
         self.model = model
         self._archive: ExportArchive | None = None
         self._optimizer: Any = None
-        self._optimizer_was_built = False
+        self._owned: Identities | None = None
         self._closed = False
         self._was_noticed = False
+        self._prepared = 0.0
         self._has_guessed = False
+        self._told: set[str] = set()
         self._publisher = Publisher(self.directory, self._settings)
 
     @property
@@ -139,7 +143,8 @@ class Exporter:
             step: optimizer steps taken; by default `model.optimizer.iterations`. A
                 whole number of any kind: an int, a scalar tensor, a variable.
             epoch: the epoch, from 0; likewise.
-            metrics: scalars by name; what is not finite is left out.
+            metrics: numbers by name, or tensors of one number; what is not finite
+                is left out.
             reason: what the manifest says about why.
 
         Returns:
@@ -152,15 +157,39 @@ class Exporter:
                 traced; or, with ``on_error="raise"``, an earlier export failed in
                 the background.
         """
-        metrics = {} if metrics is None else metrics
+        given = {} if metrics is None else metrics
         check_reason(reason)
-        check_metrics(metrics)
+        check_metrics(given)
+        self.tell_of_unusable(given, is_by_hand=True)
         return self.request(
             reason=reason,
             step=whole_number("step", step),
             epoch=whole_number("epoch", epoch),
-            metrics=finite_scalars(metrics),
+            metrics=finite_scalars(given),
         )
+
+    def tell_of_unusable(self, metrics: Mapping[str, Any], is_by_hand: bool = False) -> None:
+        """Warn once of each metric that is left out, where that matters to someone.
+
+        It does of one by which `keep` chooses versions, and of one given by hand
+        that is no number. That a metric of `fit` is NaN in an epoch is usual.
+        """
+        policy = as_policy(self._settings.keep)
+        ranking = policy.monitors() if policy is not None else set()
+        finite = finite_scalars(metrics)
+        for name in metrics.keys() - finite.keys() - self._told:
+            value, is_ranked = metrics[name], name in ranking
+            is_no_number = scalar(value) is None
+            matters = (is_ranked or is_no_number) if is_by_hand else (is_ranked and is_no_number)
+            if value is None or not matters:
+                continue
+            self._told.add(name)
+            lost = " `keep` does not count this version as one of the best." if is_ranked else ""
+            warnings.warn(
+                f"The metric {name!r} is {description(value)}, and left out. Expected one finite "
+                f"number.{lost}",
+                stacklevel=3,
+            )
 
     def request(
         self,
@@ -173,6 +202,7 @@ class Exporter:
         is_wanted: Callable[[], bool] = lambda: True,
         unless: Unless = None,
         validated: State | None = None,
+        since: float | None = None,
     ) -> Future[ExportRecord]:
         """`export`, telling also which metric made it happen.
 
@@ -186,13 +216,16 @@ class Exporter:
 
         `validated` is what `state` gave when validation began. Its weights are
         exported instead of those that there are now.
+
+        `since` is when training began to wait for this, by `time.monotonic`, if that
+        was before the call.
         """
         self.report_failures()
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
-        start = time.perf_counter()
+        start = time.monotonic()
         self._publisher.wait_for_room()
-        waited = time.perf_counter() - start
+        self._notice(time.monotonic() - start)
         try:
             state = (self.state() if validated is None else validated).completed()
         except ExportError as failure:
@@ -202,7 +235,6 @@ class Exporter:
             failed: Future[ExportRecord] = Future()
             failed.set_exception(failure)
             return failed
-        self._notice(waited)
         if not is_publisher(self.model):
             # It had to take part in reading what the workers have in common.
             cancelled: Future[ExportRecord] = Future()
@@ -217,9 +249,15 @@ class Exporter:
             is_wanted=is_wanted,
             unless=unless,
             weights="current" if validated is None else "validated",
-            stall_seconds=waited + state.seconds,
+            stall_seconds=self._stall(start if since is None else since, validated),
         )
         return self._publisher.submit(state, request)
+
+    def _stall(self, since: float, validated: State | None) -> float:
+        """How long training has waited for an export, all that prepared it included."""
+        prepared, self._prepared = self._prepared, 0.0
+        held = validated.seconds if validated else 0.0
+        return time.monotonic() - since + held + prepared
 
     def state(self) -> State:
         """The weights as they are now, to be `completed`, on the thread that trains.
@@ -246,11 +284,13 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
+        start = time.monotonic()
         with _as_export_errors():
             archive = self._current_archive()
             archive.trace()
             if self._settings.sample_inputs is not None:
                 archive.probe(self._settings.sample_inputs)
+        self._prepared += time.monotonic() - start
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.
@@ -354,16 +394,21 @@ class Exporter:
             )
 
     def _current_archive(self) -> ExportArchive:
-        """The archive, registered anew when the model has another optimizer."""
+        """The archive, registered anew when there are other variables to register.
+
+        As when an optimizer makes its own only in the first step; what is traced
+        does not use them.
+        """
         optimizer = getattr(self.model, "optimizer", None)
-        is_built = optimizer is not None and optimizer.built
+        roots = [self.model, self._settings.endpoints]
         is_other = self._optimizer is not optimizer
         if self._archive is None or is_other or self._archive.has_wrong_guess():
             self._archive = self._registered()
-        elif is_built and not self._optimizer_was_built:
-            # It has made its variables only now; what is traced does not use them.
-            self._archive.take_collections(self._registered())
-        self._optimizer, self._optimizer_was_built = optimizer, is_built
+        elif self._owned == owned_variables(roots):
+            return self._archive
+        elif not self._archive.take_collections(again := self._registered()):
+            self._archive = again
+        self._optimizer, self._owned = optimizer, owned_variables(roots)
         return self._archive
 
     def _registered(self) -> ExportArchive:

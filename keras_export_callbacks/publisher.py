@@ -62,10 +62,7 @@ class State:
 
     def completed(self) -> State:
         """With seeds and optimizer state as they are now, on the thread that trains."""
-        start = time.perf_counter()
-        snapshot = self.archive.completed(self.snapshot)
-        seconds = self.seconds + time.perf_counter() - start
-        return replace(self, snapshot=snapshot, seconds=seconds)
+        return replace(self, snapshot=self.archive.completed(self.snapshot))
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,7 @@ class Publisher:
         self._directory = directory
         self._settings = settings
         self._in_flight: list[Request] = []
+        self._told: set[str] = set()
         self._last_size = 0
         self._space: Workspace | None = None
         self._numbers = Numbers()
@@ -180,10 +178,18 @@ class Publisher:
 
         In a search, by this attempt of the trial: what another left does not count.
         """
-        records = self._directory.records()
+        records, damage = self._directory.survey()
+        self._warn_of(damage)
         if self._trial is not None:
             records = [record for record in records if record.attempt == self._trial.attempt]
         return _best_of(records, objective)
+
+    def _warn_of(self, damage: Iterable[ExportError]) -> None:
+        """Say once of each manifest that cannot be read that its version is not compared with."""
+        for error in damage:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                warnings.warn(f"{error} A worse version may be published after it.", stacklevel=2)
 
     def _summary_writer(
         self, parts: int, hyperparameters: Mapping[str, Scalar] | None = None
@@ -279,7 +285,7 @@ class Publisher:
     def _sound_version(self) -> ExportRecord | None:
         """The newest version that files can be linked from, if nothing is wrong with it."""
         record = self._directory.latest()
-        if record is None or not isinstance(record.path, Path):
+        if record is None or record.is_newer or not isinstance(record.path, Path):
             return None
         return None if version_problems(record.path) else record
 

@@ -46,7 +46,10 @@ def line(record: ExportRecord) -> str:
 
 
 def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
-    """What was measured, and what the version holds; `mark` is put around each name."""
+    """What was measured, what the version holds, and how it was compared with the model.
+
+    `mark` is put around each name.
+    """
     return {
         **{f"metric {mark}{name}{mark}": f"{value:.6g}" for name, value in record.metrics.items()},
         **{
@@ -56,6 +59,25 @@ def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
         **{
             f"collection {mark}{name}{mark}": f"{n} variables"
             for name, n in record.collections.items()
+        },
+        **_comparison(record, mark),
+    }
+
+
+def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
+    """How the version was compared with the model, and what of it was not."""
+    if record.parity is None:
+        return {}
+    allowed = record.parity.allowed
+    return {
+        **{
+            f"compared {mark}{name}{mark}": f"differs by {found:.3g}"
+            + (f", {allowed[name]:.3g} is rounding" if name in allowed else "")
+            for name, found in record.parity.differences.items()
+        },
+        **{
+            f"not compared {mark}{name}{mark}": reason
+            for name, reason in record.parity.skipped.items()
         },
     }
 

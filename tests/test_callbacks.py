@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import os
 import pty
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.models import Logs, assert_equal_state, classifier, data, state
+from support.versions import rewrite_manifest
 
 from keras_export_callbacks import (
     ExportArchive,
@@ -29,6 +31,7 @@ from keras_export_callbacks import (
     KeepBest,
     KeepLatest,
 )
+from keras_export_callbacks.archive.record import MANIFEST
 from keras_export_callbacks.summaries import SummaryWriter
 
 
@@ -138,7 +141,7 @@ class TestEveryN:
             ExportEveryN("batch", n=1000, unit="batch", log_dir=None),
             ExportOnImprove("loss", "none", mode="min", log_dir=None, on_error="warn"),
         ]
-        with pytest.warns(UserWarning, match="never in the logs"):
+        with pytest.warns(UserWarning, match="'none' was never in the logs"):
             fit(callbacks, epochs=4, validation_data=data(seed=1))
         assert len(reads) == 1
         assert callbacks[0].last_export.weights == "validated"
@@ -222,6 +225,46 @@ class TestOnImprove:
         assert [record.value for record in ExportDirectory("base").records()] == [0.5, 0.2]
         assert not Path("base/.staging").exists()
 
+    def test_a_version_with_more_keys_in_its_manifest_is_not_forgotten(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        content = json.loads(Path("base/1", MANIFEST).read_text())
+        for info in content["files"].values():
+            info["novelty"] = 1
+        rewrite_manifest(Path("base/1"), files=content["files"], novelty=1)
+        again = self.callback()
+        fit([Logs("score", [0.4]), again])
+        assert again.exports == []
+
+    def test_a_newer_version_counts_if_its_metrics_can_be_read(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        rewrite_manifest(Path("base/1"), schema=2, files=[])
+        again = self.callback(keep=1)
+        with pytest.warns(UserWarning, match=r"schema 2.* Not read: files\. Upgrade") as told:
+            fit([Logs("score", [0.4, 0.5]), again], epochs=2)
+        assert len(told) == 1
+        assert again.exports == []
+        with pytest.warns(UserWarning, match="It is not removed here"):
+            fit([Logs("score", [0.2]), again])
+        assert ExportDirectory("base").versions() == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"schema": 2, "metrics": 1, "value": "low"}, "schema 2.* A worse version may be pub"),
+            ({"metrics": 1}, r"'metrics' is 1, expected .*\. A worse version may be published"),
+        ],
+    )
+    def test_what_may_be_better_and_cannot_be_read_is_told_once(
+        self, changes: dict[str, Any], message: str
+    ) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        rewrite_manifest(Path("base/1"), **changes)
+        again = self.callback()
+        with pytest.warns(UserWarning, match=message) as told:
+            fit([Logs("score", [0.4, 0.4]), again], epochs=2)
+        assert len(told) == 1
+        assert [record.value for record in again.exports] == [0.4]
+
     def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])
         again = self.callback(baseline=0.5)
@@ -249,11 +292,98 @@ class TestOnImprove:
         fit([callback], epochs=4, validation_data=data(seed=1), validation_freq=2)
         assert callback.exports[0].epoch == 1
 
-    def test_a_metric_never_seen_is_an_error_that_names_the_others(self) -> None:
-        with pytest.raises(ExportError, match=r"'val_loss' was never.*\['accuracy', 'loss'\]"):
-            fit([ExportOnImprove("base", log_dir=None)])
-        with pytest.warns(UserWarning, match="never in the logs"):
-            fit([ExportOnImprove("base", log_dir=None, on_error="warn")])
+    def test_a_metric_never_seen_is_told_at_once_and_an_error_at_the_end(self) -> None:
+        epochs: list[int] = []
+        watch = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: epochs.append(epoch)
+        )
+        missing = r"'val_loss' was never in the logs\. Available are \['accuracy', 'loss'\]"
+        with (
+            pytest.warns(UserWarning, match=f"in this epoch.*{missing}") as told,
+            pytest.raises(ExportError, match=f"Nothing was exported.*{missing}. Choose one"),
+        ):
+            fit([ExportOnImprove("base", log_dir=None), watch], epochs=3)
+        assert (epochs, len(told)) == ([0, 1, 2], 1)
+        with warnings.catch_warnings(), pytest.raises(UserWarning, match="in this epoch"):
+            fit([watch, ExportOnImprove("base", log_dir=None)], epochs=3)
+        assert epochs[3:] == [0]
+
+    def test_a_metric_never_seen_can_be_warned_of_instead(self) -> None:
+        with pytest.warns(UserWarning, match="'val_loss' was never in the logs") as told:
+            fit([ExportOnImprove("base", log_dir=None, on_error="warn")], epochs=2)
+        assert [str(warning.message).partition(".")[0] for warning in told] == [
+            "Nothing can be exported in this epoch",
+            "Nothing was exported",
+        ]
+
+    @pytest.mark.parametrize(
+        ("epochs", "options", "told_in"),
+        [
+            (3, {"validation_freq": 3}, None),
+            (3, {"validation_freq": [3]}, None),
+            (2, {"validation_freq": 3}, 0),
+            (3, {"validation_freq": 2, "monitor": "val_f1"}, 1),
+            (3, {"validation_freq": 3, "monitor": "f1"}, 0),
+        ],
+    )
+    def test_a_validation_yet_to_come_is_waited_for(
+        self, epochs: int, options: dict[str, Any], told_in: int | None
+    ) -> None:
+        monitor = options.pop("monitor", "val_loss")
+        callback = ExportOnImprove("base", monitor, mode="min", log_dir=None, on_error="warn")
+        told: list[int] = []
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            watch = keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: told.append(len(caught))
+            )
+            fit([callback, watch], epochs, validation_split=0.25, **options)
+        expected = [int(told_in is not None and epoch >= told_in) for epoch in range(epochs)]
+        assert told == expected
+        assert (len(caught), len(callback.exports)) == ((0, 1) if told_in is None else (2, 0))
+
+    def test_a_metric_of_one_number_in_an_array_counts(self) -> None:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+        f1 = keras.metrics.F1Score(threshold=0.5)
+        model.compile("sgd", "binary_crossentropy", metrics=[f1])
+        x, _ = data()
+        callback = ExportOnImprove(
+            "base", "f1_score", log_dir=None, keep=KeepBest(1, "f1_score", "max")
+        )
+        model.fit(x, (x[:, :1] > 0).astype("float32"), verbose=0, callbacks=[callback])
+        (record,) = callback.exports
+        assert record.value == record.metrics["f1_score"] == pytest.approx(float(f1.result()[0]))
+
+    def test_a_metric_of_several_numbers_is_told_at_once_and_an_error_at_the_end(self) -> None:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="sigmoid")])
+        model.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.F1Score()])
+        x, _ = data()
+        callback = ExportOnImprove("base", "val_f1_score", log_dir=None)
+        told = r"'val_f1_score' is an array of shape \(2,\). Expected one number. Available are"
+        with (
+            pytest.warns(UserWarning, match=told) as warned,
+            pytest.raises(ExportError, match=f"{told}.*average='macro'"),
+        ):
+            model.fit(
+                x,
+                (x[:, :2] > 0).astype("float32"),
+                validation_split=0.25,
+                epochs=2,
+                verbose=0,
+                callbacks=[callback],
+            )
+        assert len(warned) == 1
+        assert not Path("base/1").exists()
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
+    def test_a_metric_that_is_never_finite_is_an_error(self, value: float) -> None:
+        callback = self.callback()
+        with pytest.raises(ExportError, match=f"'score' was never finite: it was {value:g} last"):
+            fit([Logs("score", [value, None, value]), callback], epochs=3)
+        fit([Logs("score", [0.5, value]), callback], epochs=2)
+        # What was finite in an earlier fit is not in one that diverges from its start.
+        with pytest.raises(ExportError, match="never finite"):
+            fit([Logs("score", [value]), callback])
+        fit([Logs("score", [None]), callback])
 
     @pytest.mark.parametrize(
         "options", [{"mode": "best"}, {"min_delta": "x"}, {"baseline": math.nan}, {"monitor": 3}]
@@ -430,6 +560,17 @@ class TestBoth:
         assert ExportDirectory("base").versions() == [2, 4]
         assert len(callback.exports) == 4
 
+    def test_a_metric_that_retention_cannot_rank_by_is_told_once(self) -> None:
+        keep = KeepLatest(1) | KeepBest(1, monitor="score", mode="max")
+        callback = ExportEveryN("base", keep=keep, log_dir=None)
+        values: list[Any] = [math.nan, np.array([3.0, 4.0]), np.array([3.0, 4.0]), np.array([1.0])]
+        with pytest.warns(
+            UserWarning, match=r"'score' is an array of shape \(2,\), and left"
+        ) as told:
+            fit([Logs("score", values), callback], epochs=4)
+        assert len(told) == 1
+        assert [record.metrics.get("score") for record in callback.exports] == [None] * 3 + [1.0]
+
     def test_manifest_tells_what_was_exported(self) -> None:
         callback = ExportOnImprove("base", "val_loss", log_dir=None)
         model = fit([callback], validation_data=data(seed=1))
@@ -470,7 +611,8 @@ class TestBoth:
         assert isinstance(cause(raised.value), OSError)
         Path("base").unlink()
         fit([callback], epochs=1, model=model)
-        assert [e.version for e in callback.exports] == [1, 1]
+        # A server may have kept the first: the same writer never goes back.
+        assert [e.version for e in callback.exports] == [1, 2]
 
     def test_a_failing_export_can_be_warned_of_instead(self) -> None:
         callback = ExportEveryN("base", log_dir=None, on_error="warn")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from support.processes import run_python
-from support.versions import tree, write_files, write_version
+from support.versions import rewrite_manifest, tree, write_files, write_version
 
 from keras_export_callbacks import ExportDirectory
-from keras_export_callbacks.archive.record import MANIFEST
+from keras_export_callbacks.archive.record import MANIFEST, ParityInfo
 from keras_export_callbacks.cli import main
 
 BASE = Path("base")
@@ -75,6 +75,20 @@ def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
     assert re.search(r"^same as +2$", text, re.MULTILINE)
     assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
     assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
+
+
+def test_show_tells_what_was_compared_and_what_was_not() -> None:
+    parity = ParityInfo(
+        live_seconds=0.1,
+        check_seconds=1.0,
+        differences={"serve/output_0": 2e-7},
+        allowed={"serve/output_0": 3e-4},
+        skipped={"call_training": "draws random numbers"},
+    )
+    write_version(BASE, 4, parity=parity)
+    text = run("show", BASE, env={"COLUMNS": "200"}).stdout
+    assert re.search(r"compared serve/output_0 +differs by 2e-07, 0.0003 is rounding", text)
+    assert re.search(r"not compared call_training +draws random numbers", text)
 
 
 def test_what_a_manifest_says_is_not_obeyed_by_the_terminal() -> None:
@@ -201,6 +215,36 @@ def test_a_damaged_manifest_is_told() -> None:
     (BASE / "3" / MANIFEST).write_text("{}")
     assert "cannot be used" in run("show", BASE, code=1).stderr
     assert run("list", BASE).stdout.splitlines()[-1].split()[0] == "3"
+
+
+class TestOfANewerVersion:
+    """What a later version of this library has written."""
+
+    @pytest.fixture(autouse=True)
+    def newer(self) -> None:
+        rewrite_manifest(BASE / "2", schema=2, reason=["improved"])
+
+    def test_its_schema_is_told_in_one_line(self) -> None:
+        for command in ("list", "show"):
+            ran = run(command, BASE, *([2] if command == "show" else []))
+            assert ran.stderr.startswith("Warning: A later version of this library wrote")
+            assert ran.stderr.count("\n") == 1
+            assert "schema" in ran.stdout
+        assert re.search(r"^2 .* schema 2 +loss=0.25", run("list", BASE).stdout, re.MULTILINE)
+        assert re.search(r"^schema +2, newer than", run("show", BASE, 2).stdout, re.MULTILINE)
+        assert json.loads(run("show", BASE, 2, "--json").stdout)["schema"] == 2
+
+    def test_it_counts_and_stays(self) -> None:
+        assert run("best", BASE, "--monitor", "loss", "--mode", "min").stdout == "2\n"
+        assert run("prune", BASE, "--keep-latest", 1).stdout == "Removed 1.\n"
+        assert run("verify", BASE, 2).stdout == "2: sound\n"
+
+    def test_no_copy_of_it_is_published(self) -> None:
+        error = run("rollback", BASE, code=1).stderr
+        assert re.search(r"\nError: .*2' cannot be published: a later .*instead of 2\.$", error)
+        error = run("publish", BASE / "2", BASE, code=1).stderr
+        assert "Upgrade keras-export-callbacks" in error
+        assert run("rollback", BASE, 1).stdout.endswith("/4\n")
 
 
 def test_the_command_is_installed_and_imports_no_tensorflow() -> None:

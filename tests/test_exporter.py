@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,9 @@ from keras_export_callbacks import (
     Exporter,
     ExportError,
     ExportEveryN,
+    ExportOnImprove,
     ExportRecord,
+    KeepBest,
     publisher,
 )
 from keras_export_callbacks.archive import shards
@@ -187,6 +191,29 @@ def test_a_fit_with_short_epochs_does_not_wait_for_the_first_write(
     classifier().fit(*data(), epochs=5, verbose=0, callbacks=[callback, hold])
     assert hold.waits == 0
     assert [e.epoch for e in callback.exports] == [0, 1, 2, 3, 4]
+
+
+def test_metrics_given_by_hand_do_not_vanish_silently() -> None:
+    keep = KeepBest(1, monitor="f1", mode="max")
+    given: dict[str, Any] = {
+        "loss": tf.constant([0.5]),
+        "f1": math.nan,
+        "other": math.nan,
+        "confusion": np.zeros((2, 2)),
+        "late": None,
+    }
+    with Exporter("base", classifier(), log_dir=None, keep=keep) as exporter:
+        with pytest.warns(UserWarning, match="and left out. Expected one finite number") as told:
+            record = exporter.export(metrics=given).result()
+        exporter.export(metrics=given)
+    assert sorted(str(warning.message) for warning in told) == [
+        "The metric 'confusion' is an array of shape (2, 2), and left out. Expected one finite "
+        "number.",
+        "The metric 'f1' is nan, and left out. Expected one finite number. `keep` does not count "
+        "this version as one of the best.",
+    ]
+    assert {warning.filename for warning in told} == {__file__}
+    assert record.metrics == {"loss": 0.5}
 
 
 def test_in_the_foreground() -> None:
@@ -442,3 +469,40 @@ def test_exports_that_wait_go_on_when_the_directory_is_removed() -> None:
         all_wait.set()
         assert [future.result().version for future in futures] == [1, 2]
     assert ExportDirectory("base").verify(2) == []
+
+
+class Slow(keras.layers.Layer):
+    """Takes its time to be traced."""
+
+    def call(self, inputs: Any) -> Any:
+        if not tf.executing_eagerly():
+            time.sleep(0.2)
+        return inputs
+
+
+def test_the_stall_counts_all_that_training_waited_for() -> None:
+    """The endpoints are traced when training begins, for the first export."""
+    model = keras.Sequential([keras.Input((4,)), Slow(), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    callback = ExportEveryN("base", log_dir=None)
+    x = np.ones((4, 4), "float32")
+    model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[callback])
+    first, second = callback.exports
+    assert first.stall_seconds > 0.4  # Two endpoints.
+    assert second.stall_seconds < first.stall_seconds
+
+
+def test_the_stall_counts_the_look_at_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = ExportDirectory.survey
+
+    def slowly(directory: ExportDirectory) -> Any:
+        time.sleep(0.2)
+        return survey(directory)
+
+    monkeypatch.setattr(ExportDirectory, "survey", slowly)
+    callback = ExportOnImprove("base", "loss", log_dir=None)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x = np.ones((4, 4), "float32")
+    model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[callback])
+    assert [record.stall_seconds > 0.2 for record in callback.exports] == [True, True]

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.models import classifier, data
 
 from keras_export_callbacks import ExportError
-from keras_export_callbacks._keras import infer_mode
+from keras_export_callbacks._keras import infer_mode, validates_later
 from keras_export_callbacks.archive._keras import fed_inputs
 from keras_export_callbacks.archive._tensorflow import (
     OBJECT_GRAPH_KEY,
@@ -202,3 +203,24 @@ def test_a_trace_tells_the_names_that_its_signature_will_have() -> None:
     tf.saved_model.save(module, "saved", signatures=trace)
     served = signature_defs(Path("saved", "saved_model.pb").read_bytes())["serving_default"]
     assert set(served.inputs) == {"x_0", "y"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [False, False, False]),
+        ({"validation_split": 0.5}, [True, True, False]),
+        ({"validation_split": 0.5, "validation_freq": 2}, [True, False, False]),
+        ({"validation_data": data(), "validation_freq": [3]}, [True, True, False]),
+    ],
+)
+def test_fit_tells_whether_it_validates_later(options: Any, expected: list[bool]) -> None:
+    told = []
+    model = classifier()
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: told.append(validates_later(model, epoch))
+    )
+    x, y = data()
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[watch], **options)
+    assert told == expected
+    assert not validates_later(model, 0)

@@ -95,6 +95,21 @@ def assert_runs_and_hyperparameters(names: Any, records: Any) -> None:
         assert {name: value.number_value for name, value in shown.items()} == wanted
 
 
+def test_a_trial_that_diverges_does_not_end_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+    def build_one(hp: Any) -> Any:
+        model = build(hp.__class__())
+        weight = hp.Choice("weight", [3e38, 1.0])  # Of the first the loss is infinite.
+        model.compile("sgd", "sparse_categorical_crossentropy", loss_weights=[weight])
+        return model
+
+    tuner = keras_tuner.GridSearch(ExportTrials(build_one), "val_loss", directory="search")
+    search(tuner, ExportOnImprove("trials", "val_loss", log_dir=None))
+    assert "The monitored metric 'val_loss' was never finite" in capsys.readouterr().err
+    (records,) = exported().values()
+    assert {record.hyperparameters["weight"] for record in records} == {1.0}
+    assert publish_best(tuner, "trials", "serving").value == min(r.value for r in records)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -15,13 +16,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.properties import untimed
-from support.versions import FILES, a_record, file_infos, tree, write_files, write_version
+from support.versions import (
+    FILES,
+    a_record,
+    file_infos,
+    rewrite_manifest,
+    tree,
+    write_files,
+    write_version,
+)
 
 from keras_export_callbacks import ExportDirectory, ExportError, KeepBest, KeepLatest
 from keras_export_callbacks.archive import directory as directory_module
 from keras_export_callbacks.archive.directory import publish_record
 from keras_export_callbacks.archive.errors import (
     DamagedVersionError,
+    NewerVersionError,
     StorageError,
     SupersededError,
     VersionNotFoundError,
@@ -183,6 +193,69 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     assert read == ["1", "2", "3", "2"]
     assert base.prune(1) == [1, 2]
     assert [record.version for record in base.records()] == [3]
+
+
+# What a later version of this library has written.
+
+NEWER = "A later version of this library wrote '.*{}': its manifest has schema 2, this one knows 1"
+
+
+def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> None:
+    files = {name: {"size": 1, "sha256": "", "mtime": 2**64} for name in FILES}
+    rewrite_manifest(BASE / "2", files=files)
+    best = base.best("m", "max")
+    assert best is not None
+    assert best.version == 2
+    assert base.prune(KeepLatest(1) | KeepBest(1, monitor="m", mode="max")) == [1]
+
+
+def test_a_newer_manifest_is_told_once(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "2", schema=2)
+    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. It is not removed") as told:
+        best = base.best("m", "max")
+    assert len(told) == 1
+    assert best is not None
+    assert (best.version, best.schema) == (2, 2)
+    assert base.record(2) == best
+    latest = base.latest()
+    assert latest is not None
+    assert latest.version == 3
+    with pytest.warns(UserWarning, match=NEWER.format(2)):
+        ExportDirectory(BASE).record(2)
+
+
+def test_a_newer_manifest_without_metrics_is_told_to_be_beaten(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "2", schema=2, metrics=[["m", 2.0]], epoch="3")
+    with pytest.warns(UserWarning, match=r"Not read: epoch, metrics\. A worse version may be"):
+        best = base.best("m", "max")
+    assert best is not None
+    assert best.version == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"metrics": 1}, {"created": 5, "files": []}])
+def test_a_newer_version_is_never_removed(base: ExportDirectory, changes: dict[str, Any]) -> None:
+    rewrite_manifest(BASE / "1", schema=3, **changes)
+    with pytest.warns(UserWarning, match="It is not removed here"):
+        assert base.prune(1) == [2]
+    assert base.versions() == [1, 3]
+
+
+def test_a_newer_version_is_verified_by_the_digests_that_can_be_read(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "1", schema=2, novelty=1)
+    rewrite_manifest(BASE / "2", schema=2, files={"saved_model.pb": {"blake3": ""}})
+    assert base.verify(1) == []
+    flip(BASE / "1")
+    assert base.verify(1) == ["'saved_model.pb' has other contents than were published"]
+    (problem,) = base.verify(2)
+    assert re.search(r"cannot be verified: a later version.*\(schema 2\). Upgrade", problem)
+
+
+def test_a_newer_version_is_not_copied(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "1", schema=2)
+    before = tree(BASE)
+    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, this one wr"):
+        base.publish(BASE / "1")
+    assert tree(BASE) == before
 
 
 # verify

@@ -199,6 +199,25 @@ def test_changed_collections_are_saved_without_tracing(counted: Counted) -> None
     assert counted.runs == 1
 
 
+def test_a_collection_is_what_the_list_holds_when_it_is_written(counted: Counted) -> None:
+    variables = [keras.Variable(1.0)]
+    counted.archive.add_variable_collection("extra", variables)
+    counted.write_out()
+    variables.append(tf.Variable(2.0))
+    counted.write_out()
+    revived = tf.saved_model.load("artifact")
+    assert [variable.numpy() for variable in revived.extra] == [1.0, 2.0]
+    assert counted.runs == 1
+
+
+def test_what_is_added_to_a_list_must_be_a_variable(counted: Counted) -> None:
+    variables: list[Any] = [tf.Variable(1.0)]
+    counted.archive.add_variable_collection("extra", variables)
+    variables.append(tf.constant(1.0))
+    with pytest.raises(ValueError, match=r"EagerTensor.* in collection 'extra'. Expected Keras or"):
+        counted.write_out()
+
+
 def test_a_variable_frozen_by_itself_changes_list_only(counted: Counted) -> None:
     counted.model.layers[0].kernel.trainable = False
     counted.write_out()

@@ -106,11 +106,11 @@ def test_what_is_written_is_read_back(record: ExportRecord) -> None:
 def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportRecord) -> None:
     content = json.loads(record.to_json(), parse_constant=pytest.fail)
     assert list(content)[:2] == ["schema", "version"]
-    assert content["schema"] == 1
+    assert content["schema"] == record.schema == 1
     optional = {"parity", "trial", "execution", "attempt", "hyperparameters", "project"}
     given = {name for name in optional if getattr(record, name) is not None}
-    names = {field.name for field in fields(record)} - optional - {"path"}
-    assert content.keys() == names | given | {"schema"}
+    names = {field.name for field in fields(record)} - optional - {"path", "unread"}
+    assert content.keys() == names | given
 
 
 def test_the_keys_are_those_that_were_promised() -> None:
@@ -217,14 +217,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"'endpoints.serve.inputs.x.shape' is \[True\]",
     ),
     "endpoint without outputs": ({"endpoints": {"serve": {"inputs": {}}}}, "'endpoints.serve' is"),
-    "file with more keys": (
-        {"files": {"f": {"size": 1, "sha256": "", "path": "/etc"}}},
-        "'files.f' is",
+    "file without a digest": ({"files": {"f": {"size": 1, "path": "/etc"}}}, "'files.f' is"),
+    "huge int in a shape": (
+        {"endpoints": {"e": {"inputs": {"x": {"shape": [2**63], "dtype": "f"}}, "outputs": {}}}},
+        "does not fit an int64",
     ),
     "nested hyperparameter": ({"hyperparameters": {"a": [1]}}, "'hyperparameters' is {'a'"),
     "negative size": ({"bytes": -5}, "'bytes' is negative"),
     "negative time": ({"write_seconds": -0.5}, "'write_seconds' is negative"),
-    "other schema": ({"schema": 2}, "expected schema 1, found 2"),
+    "older schema": ({"schema": 0}, "expected schema 1, found 0"),
+    "huge schema": ({"schema": 2**63}, "does not fit an int64"),
+    "other version in a newer schema": ({"schema": 2, "version": 2}, "it says version 2"),
+    "no version in a newer schema": ({"schema": 2, "version": "1"}, "'version' is '1'"),
     "bool for the schema": ({"schema": True}, "'schema' is True, expected int"),
     "other version": ({"version": 2}, "it says version 2, its directory '1'"),
     "version 0": ({"version": 0}, "it says version 0"),
@@ -249,11 +253,80 @@ def test_a_manifest_without_a_key_is_refused(missing: str) -> None:
         read_record(version_dir)
 
 
-def test_keys_of_later_versions_of_this_library_are_passed_over() -> None:
-    content = json.dumps(manifest(novelty={"a": [1]}, path="/etc")).encode()
+# What a later version may add: of any name that is not known, with any value that JSON has.
+UNKNOWN_KEYS = st.sampled_from(["path", "unread", "novelty"]) | NAMES.map("new_{}".format)
+UNKNOWN = st.dictionaries(
+    UNKNOWN_KEYS, JSON.filter(lambda value: not has_constants(value)), min_size=1, max_size=2
+)
+
+
+def has_constants(value: Any) -> bool:
+    """Whether JSON cannot hold a value: NaN or an infinity."""
+    text = json.dumps(value)
+    return any(constant in text for constant in ("NaN", "Infinity"))
+
+
+def objects(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """All objects of a manifest with keys that are known, however deep; not those with names."""
+    endpoints = list(content["endpoints"].values())
+    tensors = [
+        tensor
+        for endpoint in endpoints
+        for part in ("inputs", "outputs")
+        for tensor in endpoint[part].values()
+    ]
+    parity = [content["parity"]] if "parity" in content else []
+    return [content, *parity, *endpoints, *tensors, *content["files"].values()]
+
+
+@untimed
+@given(RECORDS, st.data())
+def test_unknown_keys_change_nothing_at_any_depth(
+    record: ExportRecord, drawn: st.DataObject
+) -> None:
+    content = json.loads(record.to_json())
+    for known in objects(content):
+        known.update(drawn.draw(UNKNOWN))
+    text = json.dumps(content).encode()
+    again = parse_record(text, record.path.with_name(str(record.version)))
+    assert replace(again, path=record.path) == record
+
+
+def test_unknown_numbers_may_be_larger_than_any_here() -> None:
+    text = json.dumps(manifest(novelty="!")).replace('"!"', "[1e999, 18446744073709551615]")
+    assert parse_record(text.encode(), Path("base", "1")).metrics == {"m": 0.5}
+
+
+# Every key that a record has, with a value that no schema 1 has.
+CHANGED = {key: ["changed"] for key in manifest() if key not in ("schema", "version")}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_of_a_newer_schema_all_counts_that_can_be_read(key: str, is_removed: bool) -> None:
+    content = manifest(schema=2, novelty=1) | {key: CHANGED[key]}
+    if is_removed:
+        del content[key]
+    record = parse_record(json.dumps(content).encode(), Path("base", "1"))
+    optional = {"weights", "parity", "trial", "execution", "attempt", "hyperparameters", "project"}
+    assert record.is_newer
+    assert record.unread == (() if is_removed and key in optional else (key,))
+    whole = parse_record(json.dumps(manifest(schema=2)).encode(), Path("base", "1"))
+    assert record == replace(whole, **{key: getattr(record, key)})
+    assert not getattr(record, key) or (key, record.weights) == ("weights", "current")
+
+
+def test_of_newer_metrics_the_numbers_count() -> None:
+    metrics = {"loss": 0.5, "steps": 3, "confusion": [[1, 2]], "good": True, "huge": 10**400}
+    content = json.dumps(manifest(schema=2, metrics=metrics, value="low")).encode()
     record = parse_record(content, Path("base", "1"))
-    assert record.path == Path("base", "1")
-    assert not hasattr(record, "novelty")
+    assert record.metrics == {"loss": 0.5, "steps": 3.0}
+    assert record.measured("loss") == 0.5
+    assert record.unread == ("value", "metrics")
+
+
+def test_a_record_of_this_schema_is_not_newer() -> None:
+    assert not a_record().is_newer
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,14 @@ def write_version(base_dir: Path, version: int, **fields: Any) -> Path:
     (path / MANIFEST).write_bytes(content)
     (path / MANIFEST_DIGEST).write_bytes(manifest_digest(content))
     return path
+
+
+def rewrite_manifest(version_dir: Path, **changes: Any) -> None:
+    """Put other values into a version's manifest, as another version of this library would."""
+    content = json.loads((version_dir / MANIFEST).read_text()) | changes
+    text = json.dumps(content).encode()
+    (version_dir / MANIFEST).write_bytes(text)
+    (version_dir / MANIFEST_DIGEST).write_bytes(manifest_digest(text))
 
 
 def tree(directory: Path) -> dict[str, bytes | str | None]:
