@@ -24,13 +24,16 @@ def blocks(text: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-# Both in one process, because importing TensorFlow takes as long as all the rest.
+# Both in one process, because importing TensorFlow takes as long as all the rest, and with
+# one seed, so that the second run finds nothing better than the first.
 TWICE = """
 import sys
+import keras
+keras.utils.set_random_seed(0)
 exec(sys.argv[1], {"__name__": "__main__"})
 print(sys.argv[2], flush=True)
-import keras
 keras.utils.clear_session()
+keras.utils.set_random_seed(0)
 exec(sys.argv[1], {"__name__": "__main__"})
 """
 AGAIN = "-------- again --------\n"
@@ -48,7 +51,9 @@ def test_the_readme() -> None:
     assert len(found) >= 5
     first, again = run_twice(found)
     assert "served/classifier/" in first
-    assert "Epoch 5/5" in again
+    # Nothing was better than in the first run. The last block prints versions and a step.
+    assert "served/classifier/" not in again
+    assert re.search(r"^\[\d.*\] \d+$", again, re.MULTILINE)
 
 
 @pytest.mark.slow
