@@ -7,16 +7,16 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name '*.py') pyproject.toml README.md
 
-.PHONY: test pytest test-fast test-oldest test-versions test-recipes readers lint types demo benchmark dist clean
+.PHONY: test pytest test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
 
 test: lint types pytest
 
 pytest: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 	$(BIN)/pytest -n 2 -m slow
 
 test-fast: lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 
 # The lower bounds in pyproject.toml.
 test-oldest:
@@ -33,6 +33,11 @@ test-recipes: $(VENV)/installed
 readers: $(VENV)/installed
 	$(PIP) ".[readers]"
 	$(BIN)/pytest tests/e2e/test_readers.py -s
+
+# Models of keras.applications and keras-hub, through the comparison and back.
+zoo: $(VENV)/installed
+	$(PIP) ".[zoo]"
+	$(BIN)/pytest -n 2 tests/e2e/test_zoo.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -85,6 +85,7 @@ class Keras3Callback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras h
     """A callback that tells those who use it with Keras 2 what is wrong."""
 
     def set_model(self, model: keras.Model) -> None:
+        """Keras calls this before training begins."""
         check_model(model, "model=")
         super().set_model(model)
 
