@@ -148,8 +148,8 @@ BACKBONES: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "ResNetBackbone": (
         {"input_conv_filters": [64], "input_conv_kernel_sizes": [3],
-         "stackwise_num_filters": [64, 64], "stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2],
-         "block_type": "basic_block", "image_shape": (32, 32, 3)},
+         "stackwise_num_filters": [64, 64], "stackwise_num_blocks": [1, 1],
+         "stackwise_num_strides": [1, 2], "block_type": "basic_block", "image_shape": (32, 32, 3)},
         IMAGES,
     ),
 }  # fmt: skip
