@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_export_callbacks import ExportArchive, Exporter, restore
 
-from .models import state
+from .models import IS_OLD_KERAS, state
 
 OPTIMIZERS = keras.optimizers
 LAYERS = keras.layers
@@ -82,8 +82,9 @@ def _with_layers(shape: tuple[int, ...], make: Callable[[], Any], batch: int | N
     return model
 
 
-# `AugMix` draws with Python's `random`, when it is traced. A `JaxLayer` is for another backend.
-_LEFT_OUT = {"AugMix", "JaxLayer"}
+# The first draws with Python's `random`, when it is traced; in Keras 3.8 the second did, too.
+# A `JaxLayer` is for another backend.
+_LEFT_OUT = {"AugMix", "JaxLayer", *({"RandAugment"} if IS_OLD_KERAS else ())}
 
 # What a random layer needs besides its seed.
 _ARGUMENTS: dict[str, dict[str, Any]] = {

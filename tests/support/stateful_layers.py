@@ -36,7 +36,15 @@ STATELESS = {
 }  # fmt: skip
 
 # They hold what they are given, or are for another backend, or see `resumable`.
-OTHERS = {"Layer", "Wrapper", "FlaxLayer", "JaxLayer", "TorchModuleWrapper", "AugMix"}
+OTHERS = {
+    "Layer",
+    "Wrapper",
+    "FlaxLayer",
+    "JaxLayer",
+    "TorchModuleWrapper",
+    "AugMix",
+    "RandAugment",
+}
 
 
 def _model(layers: Sequence[Any], shape: Any, batch: int | None = None, dtype: Any = None) -> Any:
