@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer"),
     pytest.mark.filterwarnings("ignore:Gradients do not exist"),
     pytest.mark.filterwarnings("ignore:Layer .* looks like it has unbuilt state"),
+    pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask"),
 ]
 
 RANDOM = np.random.default_rng(0)
