@@ -30,14 +30,14 @@ class HostState:
         layers: every layer, each once.
         resources: lookup tables and assets, each once.
         seeds: the variables that random layers count their draws in.
-        is_kerass: whether all code in it is Keras's own, which depends on nothing
+        is_of_keras: whether all code in it is Keras's own, which depends on nothing
             but what is found here.
     """
 
     layers: list[keras.Layer]
     resources: list[Any]
     seeds: list[Any]
-    is_kerass: bool
+    is_of_keras: bool
 
     def dependencies(self) -> list[Any]:
         """What the trace of a function depends on: if one is another, it is stale."""
@@ -54,7 +54,7 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
     resources: list[Any] = []
     layers: list[keras.Layer] = []
     seeds: list[Any] = []
-    is_kerass = True
+    is_of_keras = True
     seen: dict[int, Any] = {}
     stack = list(roots)[::-1]
     while stack:
@@ -68,12 +68,12 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
             layers.append(item)
         elif isinstance(item, keras.random.SeedGenerator):
             seeds.append(item.state)
-        is_kerass = is_kerass and _is_kerass(item)
+        is_of_keras = is_of_keras and _is_of_keras(item)
         stack.extend(reversed(_held(item)))
-    return HostState(layers, resources, seeds, is_kerass)
+    return HostState(layers, resources, seeds, is_of_keras)
 
 
-def _is_kerass(item: Any) -> bool:
+def _is_of_keras(item: Any) -> bool:
     """Whether `item` is no code, or code of Keras."""
     if isinstance(item, keras.layers.Lambda):
         return False

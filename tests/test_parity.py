@@ -384,3 +384,14 @@ def test_without_the_extra_the_sample_is_compared_all_the_same(
     assert record.parity is not None
     assert WARMUP not in record.files
     assert ExportDirectory("base").verify(1) == []
+
+
+def test_a_model_that_is_not_finite_yet_is_trained_and_told_when_it_is_exported() -> None:
+    model = classifier()
+    weights = model.layers[0].kernel
+    weights.assign(weights.value * np.inf)
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=SAMPLE, on_error="warn")
+    with pytest.warns(UserWarning, match="the model itself computes a value that is not finite"):
+        model.fit(*data(), epochs=1, verbose=0, callbacks=[callback])
+    assert model.optimizer.iterations == 1
+    assert not ExportDirectory("base").versions()
