@@ -13,9 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_export_callbacks import ExportArchive, Exporter, restore
+from keras_export_callbacks import ExportArchive, Exporter, ExportEveryN, restore
 
 from .models import IS_OLD_KERAS, state
+
+VALIDATED = ", validated"
 
 OPTIMIZERS = keras.optimizers
 LAYERS = keras.layers
@@ -191,6 +193,9 @@ def _recurrent_layers() -> dict[str, Callable[[], Any]]:
         stateful = partial(make, stateful=True)
         cases[name] = partial(_with_layers, shape, make)
         cases[f"{name}, stateful"] = partial(_with_layers, shape, stateful, 4)
+        # Validation moves their seeds and states.
+        for kept in (name, f"{name}, stateful"):
+            cases[f"{kept}{VALIDATED}"] = cases[kept]
         # `Bidirectional` takes no list of cells, and the same of every rank takes long.
         if name not in ("RNN", "ConvLSTM2D", "ConvLSTM3D"):
             cases[f"{name}, both ways"] = partial(_with_layers, shape, partial(_both_ways, make))
@@ -206,11 +211,15 @@ CASES: dict[str, Callable[[], Any]] = {
 }
 
 
-def _train(model: Any, seed: int) -> None:
+def _train(model: Any, seed: int, callback: Any = None) -> None:
+    """Two steps in one epoch; with a callback it ends with a validation."""
     random = np.random.default_rng(seed)
     x = random.uniform(size=(8, *model.input_shape[1:])).astype("float32")
     y = random.normal(size=(8, 2)).astype("float32")
-    model.fit(x, y, batch_size=4, verbose=0, shuffle=False)
+    options: dict[str, Any] = {"batch_size": 4, "verbose": 0, "shuffle": False}
+    if callback is not None:
+        options |= {"callbacks": [callback], "validation_data": (x + 1, y)}
+    model.fit(x, y, **options)
 
 
 def _only_variables(archive: ExportArchive, model: Any) -> None:
@@ -224,10 +233,13 @@ def begin(name: str) -> None:
     """Train a case, export it, and save what it becomes when it goes on."""
     keras.utils.set_random_seed(1)
     model = CASES[name]()
-    _train(model, seed=0)
-    options: dict[str, Any] = {"log_dir": None, "background": False}
-    with Exporter(f"exports/{name}", model, endpoints=_only_variables, **options) as exporter:
-        exporter.export()
+    options = {"endpoints": _only_variables, "log_dir": None, "background": False}
+    if name.endswith(VALIDATED):
+        _train(model, 0, ExportEveryN(f"exports/{name}", **options))
+    else:
+        _train(model, 0)
+        with Exporter(f"exports/{name}", model, **options) as exporter:
+            exporter.export()
     _train(model, seed=1)
     np.savez(f"{name}.npz", *state(model))
 
