@@ -83,7 +83,7 @@ def _model_signature(model: keras.Model) -> list[Any]:
             "Call it on a batch, call `model.build(input_shape)`, or start it with `keras.Input`."
         )
     if isinstance(model, keras.Sequential):
-        return [_convert(list(model.inputs), "inputs")[0]]
+        return [_convert(list(_sequential_inputs(model)), "inputs")[0]]
     if (declared := _functional_inputs(model)) is not None:
         _check_names(declared)
         return [_convert(declared, "inputs")]
@@ -231,6 +231,18 @@ def _check_names(declared: Any) -> None:
 
 def _free_batch(shape: Sequence[int | None]) -> list[int | None]:
     return [None, *shape[1:]] if len(shape) else []
+
+
+def _sequential_inputs(model: keras.Sequential) -> Any:
+    try:
+        return model.inputs
+    except AttributeError as error:
+        raise ExportValueError(
+            f"Model '{model.name}' is a `keras.Sequential` called with a list or dict, so it "
+            "does not tell its inputs. Build it as a functional model, "
+            "`keras.Model(inputs, outputs)`, or register endpoints with an `input_signature` of "
+            "your own through the `endpoints` argument."
+        ) from error
 
 
 def _functional_inputs(model: keras.Model) -> Any:

@@ -150,11 +150,13 @@ class ExportCallback(Keras3Callback):
         return self._exporter
 
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
+        since = time.perf_counter()
         return Moment(
             step=steps_taken(self.model),
             seconds=time.monotonic(),
             epoch=self._epoch,
             metrics=finite_scalars(logs or {}),
+            since=since,
         )
 
     def _export(
@@ -178,7 +180,7 @@ class ExportCallback(Keras3Callback):
             # one that starts anew, what came before it had one.
             unless="any" if self._is_resumed else "newest",
             validated=self._validated,
-            since=moment.seconds,
+            since=moment.since,
         )
 
     def _start(self, moment: Moment) -> None:

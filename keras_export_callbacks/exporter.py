@@ -217,15 +217,15 @@ class Exporter:
         `validated` is what `state` gave when validation began. Its weights are
         exported instead of those that there are now.
 
-        `since` is when training began to wait for this, by `time.monotonic`, if that
+        `since` is when training began to wait for this, by `time.perf_counter`, if that
         was before the call.
         """
         self.report_failures()
         if self._closed:
             raise ExportError("This Exporter is closed. Make another to export again.")
-        start = time.monotonic()
+        start = time.perf_counter()
         self._publisher.wait_for_room()
-        self._notice(time.monotonic() - start)
+        self._notice(time.perf_counter() - start)
         try:
             state = (self.state() if validated is None else validated).completed()
         except ExportError as failure:
@@ -257,7 +257,7 @@ class Exporter:
         """How long training has waited for an export, all that prepared it included."""
         prepared, self._prepared = self._prepared, 0.0
         held = validated.seconds if validated else 0.0
-        return time.monotonic() - since + held + prepared
+        return time.perf_counter() - since + held + prepared
 
     def state(self) -> State:
         """The weights as they are now, to be `completed`, on the thread that trains.
@@ -284,13 +284,13 @@ class Exporter:
         Raises:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
-        start = time.monotonic()
+        start = time.perf_counter()
         with _as_export_errors():
             archive = self._current_archive()
             archive.trace()
             if self._settings.sample_inputs is not None:
                 archive.probe(self._settings.sample_inputs)
-        self._prepared += time.monotonic() - start
+        self._prepared += time.perf_counter() - start
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.

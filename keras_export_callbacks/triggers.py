@@ -22,12 +22,14 @@ class Moment:
         seconds: what a monotonic clock shows.
         epoch: the epoch, from 0; None outside epochs.
         metrics: the finite scalars in the logs.
+        since: when training began to wait for this, by `time.perf_counter`.
     """
 
     step: int | None
     seconds: float
     epoch: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    since: float | None = None
 
 
 @dataclass(frozen=True)

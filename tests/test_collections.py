@@ -303,6 +303,8 @@ def test_both_optimizers_of_a_gan_are_exported_and_restored(trained: tuple[Any, 
     assert_equal_state(exported(record, "d_opt"), values(model.d_opt))
     again = gan()
     again.optimizer.build(again.generator.trainable_variables)
+    again.d_opt.build(again.discriminator.trainable_variables)
     restore(again, record.path)
+    assert_equal_state(values(again.d_opt), values(model.d_opt))
     assert_equal_state(values(again), values(model))
     assert_equal_state(values(again.optimizer), values(model.optimizer))

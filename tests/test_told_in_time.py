@@ -56,7 +56,7 @@ def test_a_mistake_in_own_endpoints_is_told_before_training_or_after_a_batch(kin
 
 
 def test_an_epoch_of_a_single_batch_is_enough() -> None:
-    callback = ExportOnImprove("base", log_dir=None, endpoints=misspelt)
+    callback = ExportOnImprove("base", "loss", log_dir=None, endpoints=misspelt)
     assert steps_until_told(Late(), "no attribute 'denes'", callback, batch_size=32) == 1
 
 
@@ -186,3 +186,19 @@ def test_python_code_that_would_not_be_saved_is_refused_before_training(function
     callback = ExportEveryN("base", log_dir=None)
     told = r"runs Python code \(.*PyFunc.*keras.ops"
     assert steps_until_told(model, told, callback) == 0
+
+
+class Joined(layers.Layer):
+    """Takes several inputs."""
+
+    def call(self, inputs: Any) -> Any:
+        return sum(tf.nest.flatten(inputs))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x, x], lambda x: {"a": x, "b": x}])
+def test_a_sequential_model_of_several_inputs_is_told(wrap: Any) -> None:
+    x = np.ones((4, 3), "float32")
+    model = keras.Sequential([Joined(), layers.Dense(2)])
+    model(wrap(x))
+    with pytest.raises(ExportError, match=r"list or dict.*`keras.Model\(inputs, outputs\)`"):
+        standard_endpoints(ExportArchive(), model)

@@ -241,6 +241,7 @@ class BaseDirectory(RuleBasedStateMachine):
         self.writers: list[tuple[Workspace, Path, ExportRecord, Mapping[str, bytes]]] = []
         self.in_staging: set[str] = set()  # Of writers that live, and of others.
         self.may_have_debris = False
+        self.highest = 0  # Of the numbers that `directory` has seen.
 
     def teardown(self) -> None:
         for space, *_ in self.writers:
@@ -270,8 +271,9 @@ class BaseDirectory(RuleBasedStateMachine):
         if entry is self.versions().get(number):
             assert (self.directory.verify(number) == []) == is_sound
 
-    def next_number(self) -> int:
-        return max((entry.number for entry in self.entries.values()), default=0) + 1
+    def next_number(self, seen: int = 0) -> int:
+        """One above what is there, and above the highest that its writer has `seen` before."""
+        return max([seen, *(entry.number for entry in self.entries.values())]) + 1
 
     def drawn(self, data: st.DataObject) -> int:
         """Some version with a manifest that can be read."""
@@ -288,10 +290,14 @@ class BaseDirectory(RuleBasedStateMachine):
         return ended
 
     def check_published(
-        self, ended: bool, wish: ExportRecord, files: Mapping[str, bytes | str | None]
+        self,
+        ended: bool,
+        wish: ExportRecord,
+        files: Mapping[str, bytes | str | None],
+        seen: int = 0,
     ) -> None:
         """What was asked for is the next version; only if its writer died, nothing may be."""
-        number = self.next_number()
+        number = self.next_number(seen)
         path = self.base / str(number)
         if not os.path.lexists(path):
             assert not ended
@@ -318,8 +324,9 @@ class BaseDirectory(RuleBasedStateMachine):
 
     def copy(self, source: Entry, step: int | None) -> None:
         assert source.record is not None
+        seen = self.highest
         ended = self.do(step, copy, source.record.path)
-        self.check_published(ended, source.record, files_in(source.contents))
+        self.check_published(ended, source.record, files_in(source.contents), seen)
 
     @rule(data=st.data(), step=STEPS)
     def publish_a_copy(self, data: st.DataObject, step: int | None) -> None:
@@ -369,6 +376,7 @@ class BaseDirectory(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.directory = ExportDirectory(self.base)
+        self.highest = 0
         Workspace(self.base).close()
         self.may_have_debris = False
 
@@ -422,6 +430,7 @@ class BaseDirectory(RuleBasedStateMachine):
     def the_directory_tells_what_is_there(self) -> None:
         records = self.records()
         assert self.directory.versions() == sorted(self.versions())
+        self.highest = self.next_number(self.highest) - 1
         assert self.directory.records() == [records[version] for version in sorted(records)]
         latest = self.directory.latest()
         assert (latest and latest.version) == max(records, default=None)

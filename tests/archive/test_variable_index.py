@@ -19,7 +19,7 @@ KERNEL = VariableInfo("dense/kernel", (3, None), "float32", "_all_variables/0")
 
 
 def test_unknown_keys_change_nothing() -> None:
-    write_index(Path(), {"variables": (KERNEL,), "optimizer_variables": ()})
+    write_index(Path(), {"variables": (KERNEL,), "optimizer_variables": ()}, {})
     content = json.loads(Path(INDEX).read_text())
     content["variables"][0] |= {"novelty": {"a": [1]}, "checksum": 2**64}
     Path(INDEX).write_text(json.dumps(content))
@@ -27,7 +27,7 @@ def test_unknown_keys_change_nothing() -> None:
 
 
 def test_a_missing_key_is_refused() -> None:
-    write_index(Path(), {"variables": (KERNEL,)})
+    write_index(Path(), {"variables": (KERNEL,)}, {})
     content = json.loads(Path(INDEX).read_text())
     del content["variables"][0]["key"]
     Path(INDEX).write_text(json.dumps(content))
