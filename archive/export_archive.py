@@ -18,7 +18,7 @@ from .errors import BackendError, ExportTypeError, ExportValueError, error_like
 from .files import FileInfo, KnownFile
 from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .identities import Identities
-from .model_call import ModelCall, is_built
+from .model_call import ModelCall, has_declared_inputs, is_built
 from .parity import Probe
 from .paths import local_path
 from .record import EndpointInfo, ExportRecord
@@ -478,18 +478,18 @@ class ExportArchive:
 
     def guessed(self) -> list[keras.Model]:
         """The models whose dtypes are a guess: nothing has told them yet."""
-        return [model for model, _ in self._guesses() if guesses_dtypes(model)]
+        return [model for model, _ in self._undeclared() if guesses_dtypes(model)]
 
-    def has_wrong_guess(self) -> bool:
-        """Whether a dtype that was guessed is known by now, and is another one."""
-        return any(signature != model_signature(model) for model, signature in self._guesses())
+    def has_other_dtypes(self) -> bool:
+        """Whether a model is called with other dtypes than was known when it was registered."""
+        return any(signature != model_signature(model) for model, signature in self._undeclared())
 
-    def _guesses(self) -> list[tuple[keras.Model, Any]]:
-        """The models whose dtypes were not known when they were registered, with these."""
+    def _undeclared(self) -> list[tuple[keras.Model, Any]]:
+        """The models that do not record their dtypes, with their signatures."""
         return [
             (endpoint.fn.model, endpoint.signature)
             for endpoint in self._endpoints.values()
-            if isinstance(endpoint.fn, ModelCall) and endpoint.fn.is_guess
+            if isinstance(endpoint.fn, ModelCall) and not has_declared_inputs(endpoint.fn.model)
         ]
 
     def _check_name(self, name: object, taken: Iterable[str] | None = None) -> None:

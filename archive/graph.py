@@ -37,6 +37,7 @@ from .record import EndpointInfo
 from .resources import find_host_state, is_mutable_table
 from .signatures import check_input_names, endpoint_info
 from .variable_index import (
+    ADDRESSES,
     ELSEWHERE,
     OPTIMIZER_VARIABLES,
     STATE,
@@ -115,7 +116,7 @@ class ServableGraph:
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
         read = [variable for trace in traces for variable in trace.variables]
         everything = _unique([*listed, *(item for item in read if id(item) not in hidden)])
-        moving = self._progress(lists)
+        moving = self._progress(everything)
         self.measured = [variable for variable in everything if id(variable) not in moving]
         self.progress = [variable for variable in everything if id(variable) in moving]
         named = [*tracked, *self._state.tables.values()]
@@ -165,24 +166,14 @@ class ServableGraph:
             for name, traces in self._traces.items()
         }
 
-    def _progress(self, lists: Mapping[str, Sequence[Any]]) -> set[int]:
+    def _progress(self, variables: Sequence[Any]) -> set[int]:
         """The variables that tell how far training has come, and not what was measured.
 
-        They are the seeds of random layers, the states of recurrent ones, and what
-        collections hold besides weights, such as the state of an optimizer.
+        They are all but the weights of layers: seeds, the states of recurrent layers, and
+        what collections hold, such as the state of an optimizer.
         """
-        layers = self.host_state.layers
-        weights = {id(raw_variable(item)) for layer in layers for item in layer.weights}
-        states = [
-            state
-            for layer in layers
-            if getattr(layer, "stateful", False)
-            for state in tf.nest.flatten(getattr(layer, "states", None))
-            if state is not None
-        ]
-        kept = [item for variables in lists.values() for item in variables]
-        found = {id(raw_variable(item)) for item in [*self.host_state.seeds, *states, *kept]}
-        return found - weights
+        weights = [item for layer in self.host_state.layers for item in layer.weights]
+        return {*map(id, variables)} - {id(raw_variable(item)) for item in weights}
 
     def _save_options(self) -> tf.saved_model.SaveOptions | None:
         """The options, with aliases of endpoints given to the functions that are saved."""
@@ -214,6 +205,7 @@ class ServableGraph:
                 )
 
     def _index(self, key_of: Mapping[int, str], table_keys: Sequence[str]) -> VariableIndex:
+        addresses = {id(raw_variable(item)): at for at, item in self._state.variables.items()}
         index = {
             name: tuple(
                 replace(info, key=key_of[id(variable)])
@@ -224,21 +216,29 @@ class ServableGraph:
         # A collection of something else, say of averages, is not passed over when restoring.
         places = [*self.lists.get(VARIABLES, ()), *self.lists.get(OPTIMIZER_VARIABLES, ())]
         others = {id(item) for item in self.variables} - {id(item) for item in places}
-        addresses = {id(raw_variable(item)): at for at, item in self._state.variables.items()}
         infos = {id(item): described(item, key_of[id(item)]) for item in self.variables}
         state = [
             replace(infos[at], path=addresses[at]) for at in infos if at in others & {*addresses}
         ]
         elsewhere = [infos[at] for at in infos if at in others - {*addresses}]
-        addresses = {id(table): at for at, table in self._state.tables.items()}
+        of_tables = {id(table): at for at, table in self._state.tables.items()}
         tables: list[VariableInfo] = []
         for table, *keys in zip(self.tables, table_keys[::2], table_keys[1::2], strict=True):
-            address = addresses.get(id(table))
+            address = of_tables.get(id(table))
             name = address or type(table).__name__
             kinds = zip((table.key_dtype, table.value_dtype), keys, strict=True)
             parts = [VariableInfo(name, (None,), dtype.name, key) for dtype, key in kinds]
             (tables if address else elsewhere).extend(parts)
-        return index | {STATE: tuple(state), TABLES: tuple(tables), ELSEWHERE: tuple(elsewhere)}
+        placed = [
+            replace(infos[id(item)], path=addresses.get(id(item), ""))
+            for item in self.lists.get(VARIABLES, ())
+        ]
+        return index | {
+            STATE: tuple(state),
+            TABLES: tuple(tables),
+            ADDRESSES: tuple(placed),
+            ELSEWHERE: tuple(elsewhere),
+        }
 
     def _saved(self, directory: Path) -> SavedGraph:
         """Take the variables out of a full save and keep the rest in memory."""

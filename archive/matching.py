@@ -43,6 +43,33 @@ class Match:
         )
 
 
+def in_places(
+    theirs: Sequence[VariableInfo], their_places: Sequence[str], our_places: Sequence[str]
+) -> Sequence[VariableInfo]:
+    """A version's variables in the order of a model's, if both have the same places.
+
+    Two lines of a constructor may have been exchanged since.
+    """
+    at = dict(zip(their_places, theirs, strict=False))
+    if len(at) < len(theirs) or sorted(at) != sorted(our_places):
+        return theirs
+    return [at[place] for place in our_places]
+
+
+def trained_by(
+    theirs: Sequence[VariableInfo], model: Sequence[VariableInfo], variables: Sequence[Any]
+) -> list[Any]:
+    """Those of a model's `variables` that an optimizer of a version had state for.
+
+    Args:
+        theirs: the optimizer's variables in the version.
+        model: the model's variables in the version.
+        variables: the model's, in the same order.
+    """
+    places = {place for _, place, *_ in _roles(theirs, model) if place is not None}
+    return [variable for place, variable in enumerate(variables) if place in places]
+
+
 def match_variables(
     variables: Sequence[Any], ours: Sequence[VariableInfo], theirs: Sequence[VariableInfo]
 ) -> Match:
@@ -75,8 +102,16 @@ def match_optimizer(
         ours: the optimizer's variables, and the model's, which they are named by.
         theirs: the same of the version.
     """
+    our_roles, their_roles = _roles(*ours), _roles(*theirs)
+    infos = dict(zip(their_roles, theirs[0], strict=True))
+    if len(infos) == len(their_roles) and sorted(map(str, our_roles)) == sorted(
+        map(str, their_roles)
+    ):
+        # They are in the order of the model's variables, which may be another now.
+        their_roles = our_roles
+        theirs = [infos[role] for role in our_roles], theirs[1]
     match = Match(list(zip(variables, theirs[0], strict=False)))
-    roles = zip_longest(_roles(*ours), _roles(*theirs))
+    roles = zip_longest(our_roles, their_roles)
     for place, ((a, b), (our_role, their_role)) in enumerate(
         zip(zip_longest(ours[0], theirs[0]), roles, strict=True)
     ):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from .errors import ExportValueError, error_like
 
@@ -17,6 +18,16 @@ from .errors import ExportValueError, error_like
 def has_call(model: keras.Model) -> bool:
     """Whether a model can be called; one with a `train_step` of its own need not be."""
     return type(model).call is not keras.Model.call
+
+
+def has_declared_inputs(item: Any) -> bool:
+    """Whether something is a model that was built from its inputs, and not subclassed."""
+    if isinstance(item, keras.Sequential):
+        return True
+    try:
+        return isinstance(item, keras.Model) and bool(item.inputs)
+    except (AttributeError, ValueError):
+        return False
 
 
 def check_call(model: keras.Model) -> None:
@@ -64,11 +75,13 @@ class ModelCall:
         except Exception as error:
             if not self.is_guess:
                 raise
+            shapes = [tuple(item.shape) for item in inputs if tf.is_tensor(item)]
+            specs = ", ".join(f"tf.TensorSpec({shape}, 'int32')" for shape in shapes)
             raise error_like(error)(
                 f"{error}\n\nModel '{self.model.name}' does not record the dtype of its inputs, so "
                 f"{self.model.input_dtype} was assumed. If it is called with another one, pass "
                 "`sample_inputs`, a batch as `fit` gets it, or register endpoints with an "
                 "`input_signature` of your own, such as "
                 "`endpoints=lambda archive, model: archive.add_endpoint('serve', model, "
-                "[tf.TensorSpec((None, 3), 'int32')])`."
+                f"[{specs or '…'}])`."
             ) from error

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from ._tensorflow import AutoTrackable
+from .model_call import has_declared_inputs
 from .resources import is_mutable_table
 from .variable_index import VariableInfo
 
@@ -108,12 +109,16 @@ def _children(item: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(item, list | tuple):
         yield from _items(item)
     elif isinstance(item, _HOLDERS) and not isinstance(item, _ENDS):
-        if isinstance(item, keras.Model):
-            yield from ((f"layers/{name}", layer) for name, layer in _items(item.layers))
+        layers = item.layers if isinstance(item, keras.Model) else []
+        in_order = [(f"layers/{name}", layer) for name, layer in _items(layers)]
+        # A subclassed model's layers go by its attributes: their order is nobody's concern.
+        if has_declared_inputs(item):
+            yield from in_order
         # Public names first: private ones lead to the same by ways that may change.
         for name in sorted(vars(item), key=lambda name: (name.startswith("_"), name)):
             if not name.startswith("_self_"):  # TensorFlow's own bookkeeping.
                 yield name, vars(item)[name]
+        yield from in_order
 
 
 def _items(items: Sequence[Any]) -> Iterator[tuple[str, Any]]:

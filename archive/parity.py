@@ -19,8 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from .c_library import run_apart
+from .endpoint import Endpoint
 from .errors import ExportValueError, ParityError
 from .graph import ServableGraph, Signature
+from .identities import Identities
 from .model_call import ModelCall
 from .operations import dtypes, operations
 from .resources import find_host_state
@@ -84,10 +86,11 @@ class _Call:
     arguments: Arguments
     resolution: float
     moves_seeds: bool
-    is_traced: bool = False
+    watched: Watched | None = None
 
     def expected(self) -> list[Expected]:
-        outputs = self.traced() if self.is_traced else self.live()
+        is_as_traced = self.watched is not None and self.watched.is_unchanged()
+        outputs = self.traced() if is_as_traced else self.live()
         return [
             Expected(name, self.arguments.inputs, outputs, self.resolution) for name in self.names
         ]
@@ -98,18 +101,38 @@ class _Call:
             return _arrays(self._returned())
 
     def traced(self) -> dict[str, Any]:
-        """What the traced function computes; much faster, and the same for code of Keras."""
+        """What the traced function computes, which is much faster."""
         return _arrays(self.signature.trace(*tf.nest.flatten(self.arguments.sent)))
 
     def _returned(self) -> Any:
         arguments = self.arguments
+        fn, _ = _called(self.signature.endpoint)
         if arguments.are_equal:
-            return self.signature.endpoint.fn(*arguments.live)
+            return fn(*arguments.live)
         try:
-            return self.signature.endpoint.fn(*arguments.live)
+            return fn(*arguments.live)
         except Exception:
             # A function of TensorFlow's operations may take one dtype only.
-            return self.signature.endpoint.fn(*arguments.sent)
+            return fn(*arguments.sent)
+
+
+class Watched:
+    """Layers of Keras, of which no attribute was set since this was made.
+
+    What they compute then is what they computed. Layers and functions of the user's
+    may depend on anything.
+    """
+
+    def __init__(self, layers: Sequence[keras.Layer]) -> None:
+        # A model of Keras's is what its layers are; `fit` sets attributes of it.
+        self._layers = [layer for layer in layers if not isinstance(layer, keras.Model)]
+        self._values = self._attributes()
+
+    def is_unchanged(self) -> bool:
+        return self._values == self._attributes()
+
+    def _attributes(self) -> Identities:
+        return Identities([value for layer in self._layers for value in vars(layer).values()])
 
 
 class Probe:
@@ -171,12 +194,11 @@ class Probe:
         call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
         fn = signature.endpoint.fn
         is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
-        if is_plain and find_host_state([fn]).is_of_keras:
-            # What Keras's own layers depend on is watched, so looking once is enough.
+        if is_plain and (state := find_host_state([fn])).is_of_keras:
             expected = Expected(signature.endpoint.name, found.inputs, call.live(), call.resolution)
             with suppress(ParityError):
                 _compare(expected, call.traced())
-                call.is_traced = True
+                call.watched = Watched(state.layers)
         return call
 
     def _moves_seeds_in_vain(self, signature: Signature) -> bool:
@@ -185,17 +207,25 @@ class Probe:
         Recurrent layers with dropout do that. Traced in a scope of Keras's, a function
         leaves Keras's variables alone, and the scope tells which it would have changed.
         """
-        endpoint = signature.endpoint
-        if endpoint.signature is None:
+        fn, specs = _called(signature.endpoint)
+        if specs is None:
             return False
         with keras.StatelessScope() as scope:
-            function = tf.function(endpoint.fn, input_signature=endpoint.signature, autograph=False)
+            function = tf.function(fn, input_signature=specs, autograph=False)
             trace = function.get_concrete_function()
             if any(_CHANGES_STATE.match(node.op) for node in operations(trace)):
                 return False
             if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
+
+
+def _called(endpoint: Endpoint) -> tuple[Any, Any]:
+    """What to call to compute an endpoint anew, and the specs it is called with, if known."""
+    fn = endpoint.fn
+    if endpoint.signature is None and getattr(fn, "input_signature", None) is not None:
+        return fn.python_function, fn.input_signature
+    return fn, endpoint.signature
 
 
 _NO_INFERENCE = (
@@ -215,7 +245,11 @@ def _obstacle(trace: Any) -> str | None:
 
 
 def _arrays(returned: Any) -> dict[str, Any]:
-    return {name: np.asarray(value) for name, value in named_outputs(returned).items()}
+    # `np.asarray` of a tensor fails for scalars of few digits.
+    return {
+        name: np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
+        for name, value in named_outputs(returned).items()
+    }
 
 
 def check(directory: Path, expected: Sequence[Expected]) -> Compared:

@@ -66,7 +66,7 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
             resources.append(item)
         elif isinstance(item, keras.Layer):
             layers.append(item)
-        elif isinstance(item, keras.random.SeedGenerator):
+        elif isinstance(item, keras.random.SeedGenerator | tf.random.Generator):
             seeds.append(item.state)
         is_of_keras = is_of_keras and _is_of_keras(item)
         stack.extend(reversed(_held(item)))

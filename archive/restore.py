@@ -19,13 +19,14 @@ from .errors import (
     VersionNotFoundError,
 )
 from .layer_state import derive, put_back, read_layer, saves_more
-from .matching import Match, match_optimizer, match_variables
-from .model_call import is_built
-from .model_state import apart_from, described, find_model_state
+from .matching import Match, in_places, match_optimizer, match_variables, trained_by
+from .model_call import has_call, is_built
+from .model_state import ModelState, apart_from, described, find_model_state, raw_variable
 from .models import check_model
 from .paths import absolute_path
 from .remote import VersionPath
 from .variable_index import (
+    ADDRESSES,
     ELSEWHERE,
     OPTIMIZER_VARIABLES,
     STATE,
@@ -82,13 +83,15 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     _check(model, path)
     index, layers = read_index(path), read_layers(path)
     optimizer = getattr(model, "optimizer", None)
-    match = _match(model, optimizer, index)
+    state = find_model_state([model], with_optimizer=optimizer is not None)
+    match = _match(model, optimizer, index, state)
     if match.problems:
         raise MismatchError(
             f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
             + "\n  ".join(match.problems)
         )
-    state = find_model_state([model], with_optimizer=optimizer is not None)
+    if optimizer is not None:  # It may have made its variables only now.
+        state = find_model_state([model], with_optimizer=True)
     others = apart_from(state.variables, (variable for variable, _ in match.pairs))
     read = _reader(path)
     assigns: list[Callable[[], Any]] = [
@@ -113,16 +116,22 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     )
 
 
-def _match(model: keras.Model, optimizer: Any, index: VariableIndex) -> Match:
-    stored = index.get(VARIABLES, ())
+def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: ModelState) -> Match:
+    addresses = {id(raw_variable(item)): at for at, item in state.variables.items()}
     ours = [described(variable) for variable in model.variables]
+    stored = in_places(
+        index.get(VARIABLES, ()),
+        [info.path for info in index.get(ADDRESSES, ())],
+        [addresses.get(id(raw_variable(variable)), "") for variable in model.variables],
+    )
     match = match_variables(model.variables, ours, stored)
     if optimizer is None:
         return match
     theirs = index.get(OPTIMIZER_VARIABLES, ())
     is_late = not optimizer.built and len(theirs) > len(optimizer.variables)
     if is_late and not match.problems:
-        optimizer.build(model.trainable_variables)
+        trained = trained_by(theirs, stored, model.variables)
+        optimizer.build(trained or model.trainable_variables)
     its = [described(variable) for variable in optimizer.variables]
     return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
 
@@ -238,14 +247,26 @@ def _warn(message: str, items: Sequence[str]) -> None:
 
 def _check(model: keras.Model, path: VersionPath) -> None:
     check_model(model)
+    if not is_built(model) and not has_call(model):
+        raise ExportValueError(
+            f"Model '{model.name}' has no `call`, and a part of it has not been built. Call each "
+            "part on a batch, or train the model for a step, first."
+        )
     if not is_built(model):
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
             "Call it on a batch, or call `model.build(input_shape)`, first."
         )
     if not path.is_dir():
-        held = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
-        raise VersionNotFoundError(f"There is no version at '{path}'. Its directory holds {held}.")
+        others = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
+        raise VersionNotFoundError(
+            f"There is no version at '{path}'. Its directory holds {others}."
+        )
+    if held := ExportDirectory(path).versions():
+        raise VersionNotFoundError(
+            f"'{path}' is a base directory, and no version. Pass one of its versions, such as "
+            f"'{path / str(held[-1])}'."
+        )
     if problems := version_problems(path):
         raise DamagedVersionError(
             f"'{path}' cannot be restored: {'; '.join(problems)}. Expected the directory of a "

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ._keras import fed_inputs
+from .errors import ExportValueError
 
 # What the model in question is called with, while its endpoints are registered.
 _sample: ContextVar[Any] = ContextVar("sample", default=None)
@@ -46,20 +47,51 @@ def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
         model: a model that records the shapes it is called with, and not the dtypes.
         specs: one structure of `tf.TensorSpec` per argument of the call.
     """
-    for source in (fed_inputs(model), _sample.get()):
-        if source is None:
-            continue
-        try:
-            pairs = _aligned(specs, source)
-            dtypes = [tf.as_dtype(_as_array(item).dtype) for _, item in pairs]
-            _check_shapes([spec for spec, _ in pairs], [_as_array(item) for _, item in pairs])
-        except (TypeError, ValueError):
-            continue  # It is for something else.
-        return [
-            spec.dtype if dtype.is_floating else dtype
-            for (spec, _), dtype in zip(pairs, dtypes, strict=True)
-        ]
-    return None
+    fed, sample = _items(specs, fed_inputs(model)), _items(specs, _sample.get())
+    if fed and sample:
+        _check_alike(model, fed, sample)
+    if not fed and not all(_tells_dtype(item) for _, item in sample):
+        return None
+    return [_dtype(spec, item) for spec, item in fed or sample] or None
+
+
+def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]:
+    """Each leaf of `specs` with what a batch has for it; none if it is for something else."""
+    if source is None:
+        return []
+    try:
+        pairs = _aligned(specs, source)
+        _check_shapes([spec for spec, _ in pairs], [_as_array(item) for _, item in pairs])
+    except (TypeError, ValueError):
+        return []
+    return pairs
+
+
+def _dtype(spec: tf.TensorSpec, item: Any) -> Any:
+    """That of an array; floats are cast to the model's own."""
+    dtype = tf.as_dtype(_as_array(item).dtype)
+    return spec.dtype if dtype.is_floating else dtype
+
+
+def _tells_dtype(item: Any) -> bool:
+    """Whether something has a dtype; numbers of Python may stand for any."""
+    is_array = not isinstance(item, list | tuple | _Scalar)
+    return is_array or np.asarray(item).dtype.kind not in "bifu"
+
+
+def _check_alike(
+    model: keras.Model,
+    fed: Sequence[tuple[tf.TensorSpec, Any]],
+    sample: Sequence[tuple[tf.TensorSpec, Any]],
+) -> None:
+    """Raise if a sample has other dtypes than the batches of `fit`; lists have none."""
+    for (spec, ours), (_, theirs) in zip(fed, sample, strict=True):
+        wanted, given = _dtype(spec, ours), _dtype(spec, theirs)
+        if wanted != given and _tells_dtype(theirs):
+            raise ExportValueError(
+                f"Received sample_inputs of {given.name}. `fit` calls model '{model.name}' with "
+                f"{wanted.name}. Pass a batch as `fit` gets it."
+            )
 
 
 @dataclass(frozen=True)
@@ -186,6 +218,8 @@ def _is_array(item: Any) -> bool:
 
 def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
     """An array as `fit` gives it to the model: floats are cast, and nothing else."""
+    if not _tells_dtype(item) and spec.dtype != tf.string:
+        return tf.convert_to_tensor(np.asarray(item).tolist(), spec.dtype)
     tensor = tf.convert_to_tensor(_as_array(item))
     is_other = tensor.dtype != spec.dtype and tensor.dtype != keras.config.floatx()
     return (

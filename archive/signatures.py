@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from .errors import ExportTypeError, ExportValueError
-from .model_call import check_call
+from .model_call import check_call, has_declared_inputs
 from .models import check_model
 from .record import EndpointInfo, TensorInfo
 from .resources import find_host_state
@@ -70,8 +71,7 @@ def model_signature(model: keras.Model) -> list[Any]:
 
 def guesses_dtypes(model: keras.Model) -> bool:
     """Whether the dtypes in a model's signature are a guess, for nothing tells them."""
-    is_declared = isinstance(model, keras.Sequential) or _functional_inputs(model) is not None
-    return not is_declared and call_dtypes(model, _called_specs(model)) is None
+    return not has_declared_inputs(model) and call_dtypes(model, _called_specs(model)) is None
 
 
 def _model_signature(model: keras.Model) -> list[Any]:
@@ -84,9 +84,9 @@ def _model_signature(model: keras.Model) -> list[Any]:
         )
     if isinstance(model, keras.Sequential):
         return [_convert(list(_sequential_inputs(model)), "inputs")[0]]
-    if (declared := _functional_inputs(model)) is not None:
-        _check_names(declared)
-        return [_convert(declared, "inputs")]
+    if has_declared_inputs(model):
+        _check_names(model.input)
+        return [_convert(model.input, "inputs")]
     return _called_signature(model)
 
 
@@ -147,11 +147,13 @@ def check_input_names(name: str, inputs: Sequence[str]) -> None:
     taken: dict[str, str] = {}
     for given in inputs:
         simple = re.sub(r"\W", "_", given, flags=re.ASCII)
-        if not _NODE_NAME.fullmatch(given):
+        is_taken = given == "self" or keyword.iskeyword(given)
+        if not _NODE_NAME.fullmatch(given) or is_taken:
+            better = f"{given}_" if is_taken else simple.strip("_") or "x"
             raise ExportValueError(
                 f"Endpoint '{name}' has an input that is named {given!r}, which no SavedModel can "
-                "hold. Expected letters, digits, dots, dashes and underscores. Name the "
-                f"`keras.Input` or the spec otherwise, such as {simple!r}."
+                "hold. Expected letters, digits, dots, dashes and underscores, and no keyword of "
+                f"Python. Name the `keras.Input` or the spec otherwise, such as {better!r}."
             )
         other = taken.setdefault(simple.casefold(), given)
         if other is not given:
@@ -171,6 +173,11 @@ def endpoint_info(signature: Any) -> EndpointInfo:
 
 def _convert(spec: Any, name: str | None) -> Any:
     if isinstance(spec, Mapping):
+        if others := [key for key in spec if not isinstance(key, str)]:
+            raise ExportValueError(
+                f"Received a dict of inputs with the keys {others}. Expected strings, because they "
+                "name the inputs of the signature."
+            )
         prefix = f"{name}_" if name and name != "inputs" else ""
         return {key: _convert(item, f"{prefix}{key}") for key, item in spec.items()}
     if isinstance(spec, list | tuple):
@@ -243,14 +250,6 @@ def _sequential_inputs(model: keras.Sequential) -> Any:
             "`keras.Model(inputs, outputs)`, or register endpoints with an `input_signature` of "
             "your own through the `endpoints` argument."
         ) from error
-
-
-def _functional_inputs(model: keras.Model) -> Any:
-    """What a Functional model was built from; None for a subclassed model."""
-    try:
-        return model.input if model.inputs else None
-    except (AttributeError, ValueError):
-        return None
 
 
 def _called_specs(model: keras.Model) -> list[Any]:

@@ -20,13 +20,15 @@ from .strict_json import as_type, parse_json
 INDEX = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
 
-# The lists of every index; a collection cannot have a name like the last three.
+# The lists of every index; a collection cannot have a name like the last four.
 VARIABLES = "variables"
 OPTIMIZER_VARIABLES = "optimizer_variables"
 # What else the model holds, by address (see `model_state`). Of a table there are
 # two: its keys, and its values.
 STATE = "_state"
 TABLES = "_tables"
+# The variables of the first list once more, in the same order, by address.
+ADDRESSES = "_addresses"
 # What only the endpoints hold, by name.
 ELSEWHERE = "_elsewhere"
 

@@ -266,7 +266,7 @@ class Exporter:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
         start = time.perf_counter()
-        with _as_export_errors():
+        with _as_export_errors(), known_sample(self._settings.sample_inputs):
             archive = self._current_archive()
             self._warn_of_guesses(archive)
             snapshot = archive.snapshot()
@@ -285,7 +285,7 @@ class Exporter:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
         start = time.perf_counter()
-        with _as_export_errors():
+        with _as_export_errors(), known_sample(self._settings.sample_inputs):
             archive = self._current_archive()
             archive.trace()
             if self._settings.sample_inputs is not None:
@@ -402,7 +402,7 @@ class Exporter:
         optimizer = getattr(self.model, "optimizer", None)
         roots = [self.model, self._settings.endpoints]
         is_other = self._optimizer is not optimizer
-        if self._archive is None or is_other or self._archive.has_wrong_guess():
+        if self._archive is None or is_other or self._archive.has_other_dtypes():
             self._archive = self._registered()
         elif self._owned == owned_variables(roots):
             return self._archive
@@ -413,8 +413,7 @@ class Exporter:
 
     def _registered(self) -> ExportArchive:
         archive = ExportArchive()
-        with known_sample(self._settings.sample_inputs):
-            self._settings.endpoints(archive, self.model)
+        self._settings.endpoints(archive, self.model)
         return archive
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from support.models import Logs, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprove, restore
@@ -167,3 +168,30 @@ def test_a_resumed_training_is_bit_for_bit_the_same(name: str, validated: bool) 
     assert_equal_state(state(whole), state(resumed))
     restore(resumed, callback.exports[-1].path)
     assert_equal_state(state(whole), state(resumed))
+
+
+class Counting(keras.Model):
+    """Draws from a generator of TensorFlow's, and counts its calls, in validation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.generator = tf.random.Generator.from_seed(3)
+        self.count = tf.Variable(0.0)
+
+    def call(self, inputs: Any) -> Any:
+        self.count.assign_add(1.0)
+        return self.dense(inputs + self.generator.normal(tf.shape(inputs)))
+
+
+def test_what_validation_moves_is_as_training_goes_on_with_it() -> None:
+    x = np.ones((8, 3), "float32")
+    model, other = Counting(), Counting()
+    for each in (model, other):
+        each.compile("sgd", "mse")
+        each(x)
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(x, x[:, :1], validation_data=(x, x[:, :1]), verbose=0, callbacks=[callback])
+    restore(other, callback.exports[-1].path)
+    np.testing.assert_array_equal(other.generator.state, model.generator.state)
+    assert other.count == model.count

@@ -86,6 +86,42 @@ def test_a_stale_trace_is_not_published() -> None:
     assert sorted(path.name for path in Path("base").iterdir()) == ["1", "2"]
 
 
+def set_slope(model: Any) -> None:
+    model.layers[1].negative_slope = 0.1
+
+
+def set_activation(model: Any) -> None:
+    model.layers[0].activation = keras.activations.tanh
+
+
+@pytest.mark.parametrize("change", [set_slope, set_activation])
+def test_so_it_is_with_an_attribute_of_keras_own_layers(change: Any) -> None:
+    """They are compared as traced only for as long as nobody sets an attribute."""
+    stack = [keras.layers.Dense(4), keras.layers.LeakyReLU(0.5), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((FEATURES,)), *stack])
+    with exporter(model, on_error="warn") as gated:
+        gated.export().result()
+        gated.export().result()
+        change(model)
+        failed = gated.export().exception()
+        with pytest.warns(UserWarning, match="differs by up to"):
+            gated.wait()
+    assert isinstance(failed, ExportError)
+    assert ExportDirectory("base").versions() == [1, 2]
+
+
+def test_nothing_is_called_layer_by_layer_while_nothing_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive = ExportArchive()
+    model = classifier()
+    standard_endpoints(archive, model)
+    probe = archive.probe(SAMPLE)
+    model.fit(*data(), verbose=0)
+    monkeypatch.setattr(parity._Call, "live", None)  # It would fail.
+    assert len(probe.expect()) == 2
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_not_published(value: float) -> None:
     model, _ = scaled()

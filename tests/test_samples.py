@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +113,73 @@ def test_a_guess_of_the_dtype_is_warned_of_once() -> None:
         exporter.export().result()
 
 
+BYTES = np.arange(24, dtype="uint8").reshape(8, 3) * 10
+LABELS = np.ones((8, 2), "float32")
+
+
+class Scaling(keras.Model):
+    """Its step calls it with something else than `fit` feeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs)
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        x = tf.cast(x, tf.float32) / 255.0
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss}
+
+
+def test_what_a_step_of_ones_own_is_fed_says_nothing_of_the_call() -> None:
+    for sample in (None, BYTES[:2].astype("float32") / 255):
+        model = Scaling()
+        model.compile("sgd", "mse")
+        callback = ExportEveryN(f"base{sample is None}", log_dir=None, sample_inputs=sample)
+        warned = pytest.warns(UserWarning, match="does not record the dtype")
+        with warned if sample is None else contextlib.nullcontext():
+            model.fit(BYTES, LABELS, verbose=0, callbacks=[callback])
+        assert callback.exports[-1].endpoints["serve"].inputs["inputs"].dtype == "float32"
+
+
+def test_a_fit_with_another_dtype_than_the_last_is_told_or_known_by_the_sample() -> None:
+    model = Pixels()
+    model.compile("sgd", "mse")
+    model.fit(BYTES / 255, LABELS, verbose=0)
+    first = ExportEveryN("known", log_dir=None, sample_inputs=BYTES[:2])
+    with pytest.raises(ExportError, match=r"sample_inputs of uint8. `fit` calls .* with float32"):
+        model.fit(BYTES, LABELS, verbose=0, callbacks=[first])
+    model.fit(BYTES, LABELS, verbose=0)
+    model.fit(BYTES, LABELS, verbose=0, callbacks=[first])
+    assert first.exports[-1].endpoints["serve"].inputs["inputs"].dtype == "uint8"
+    with pytest.warns(UserWarning, match="does not record the dtype"):
+        model.fit(BYTES, LABELS, verbose=0, callbacks=[ExportEveryN("told", log_dir=None)])
+
+
+@pytest.mark.parametrize("convert", [lambda x: x.astype("int64"), lambda x: x.astype("float32")])
+def test_a_sample_of_another_dtype_than_fit_feeds_is_told_by_its_dtype(convert: Any) -> None:
+    model = Pixels()
+    model.compile("sgd", "mse")
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=convert(BYTES[:2]))
+    with pytest.raises(ExportError, match=r"sample_inputs of .*`fit` calls .* with uint8"):
+        model.fit(BYTES, LABELS, batch_size=4, verbose=0, callbacks=[callback])
+    assert model.optimizer.iterations == 1
+
+
+def test_lists_of_numbers_are_of_the_dtype_that_fit_feeds() -> None:
+    model = Pixels()
+    model.compile("sgd", "mse")
+    callback = ExportEveryN("base", log_dir=None, sample_inputs=BYTES[:2].tolist())
+    model.fit(BYTES, LABELS, verbose=0, callbacks=[callback])
+    assert callback.exports[-1].endpoints["serve"].inputs["inputs"].dtype == "uint8"
+
+
 def test_so_is_a_part_of_a_model() -> None:
     outer = keras.Model()
     outer.inner = Pixels()
@@ -187,9 +255,13 @@ def called(inputs: Any) -> Any:
         ({"a": {"b_c": ROWS}, "a_b": {"c": ROWS}}, "would both be called 'a_b_c'"),
         ({"Age": ROWS, "age": ROWS}, "'Age' and 'age'.*same name"),
         ({"a-b": ROWS, "a.b": ROWS}, "same name"),
-        ({"sepal length (cm)": ROWS}, r"'sepal length \(cm\)'.*such as 'sepal_length__cm_'"),
+        ({"sepal length (cm)": ROWS}, r"'sepal length \(cm\)'.*such as 'sepal_length__cm'"),
         ({"my feature": ROWS, "other": ROWS}, "'my feature', which no SavedModel"),
         ({"größe": ROWS, "other": ROWS}, "'größe', which no SavedModel"),
+        ({"self": ROWS, "other": ROWS}, "'self', which no SavedModel.*such as 'self_'"),
+        ({"class": ROWS, "other": ROWS}, "'class', which no SavedModel.*such as 'class_'"),
+        ({"_x": ROWS, "other": ROWS}, "'_x', which no SavedModel.*such as 'x'"),
+        ({0: ROWS, 1: ROWS}, r"with the keys \[0, 1\]. Expected strings"),
     ],
 )
 def test_names_that_no_signature_can_have_are_told_before_training(inputs: Any, told: str) -> None:
@@ -265,6 +337,20 @@ def test_recurrent_dropout_is_inference_and_its_seeds_stay(name: str) -> None:
     assert "draws random numbers" in record.parity.skipped["call_training"]
 
 
+def test_so_is_a_function_of_ones_own_around_it() -> None:
+    model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(2, dropout=0.2)])
+    function = tf.function(model, input_signature=[tf.TensorSpec((None, 4, 3), name="x")])
+    seeds = [seed.numpy() for seed in model.non_trainable_variables]
+    record = published(
+        model,
+        np.ones((2, 4, 3), "float32"),
+        endpoints=lambda archive, model: archive.add_endpoint("serve", function),
+    )
+    assert record.parity is not None
+    for before, after in zip(seeds, model.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_dropout_in_training_mode_is_no_inference() -> None:
     """It changes nothing but seeds, and yet what it computes depends on them."""
     model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)])
@@ -308,6 +394,14 @@ def test_scalar_arguments_and_outputs() -> None:
     record = published(model, [ROWS, 3.0], endpoints=endpoints)
     assert record.parity is not None
     assert len(record.parity.differences) == 6
+
+
+def test_scalars_that_are_computed_in_bfloat16() -> None:
+    def mean(x: Any) -> Any:
+        return tf.reduce_mean(tf.cast(x, tf.bfloat16))
+
+    record = published(a_model(), ROWS, endpoints=own(mean, [SPEC]))
+    assert record.parity is not None
 
 
 class Pair(NamedTuple):

@@ -166,3 +166,35 @@ def test_an_optimizer_that_makes_variables_late_goes_on(
     for either in (model, live):
         either.fit(X, Y, shuffle=False, verbose=0)
     assert_equal_state(state(live), state(model))
+
+
+class Towers(keras.Model):
+    """Two layers alike, made in one order or the other."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            setattr(self, name, keras.layers.Embedding(10, 2))
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(self.user(inputs[:, 0]) - 2 * self.item(inputs[:, 1]))
+
+
+def test_layers_that_look_alike_go_back_to_their_attributes() -> None:
+    """Two lines of a constructor change places between export and restore."""
+    ids = np.random.default_rng(0).integers(0, 10, (16, 2))
+    y = np.ones((16, 1), "float32")
+    first = Towers("user", "item")
+    first.compile("adam", "mse")
+    first.fit(ids, y, verbose=0)
+    with Exporter("base", first, log_dir=None, sample_inputs=ids) as exporter:
+        record = exporter.export().result()
+    other = Towers("item", "user")
+    other.compile("adam", "mse")
+    other(ids)
+    restore(other, record.path)
+    np.testing.assert_array_equal(first(ids), other(ids))
+    for model in (first, other):
+        model.fit(ids, y, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(first(ids), other(ids))
