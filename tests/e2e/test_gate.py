@@ -20,7 +20,7 @@ def exported(model: Any, x: Any, y: Any, sample: Any, **options: Any) -> Any:
     callback = ExportOnImprove(
         "best", "loss", mode="min", log_dir=None, sample_inputs=sample, **options
     )
-    model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[callback])
     for record in callback.exports:
         assert record.parity is not None
         assert {"serving_default"} <= {name.partition("/")[0] for name in record.parity.differences}
