@@ -39,6 +39,12 @@ from .variable_index import (
     read_layers,
 )
 
+_NO_OPTIMIZER = (
+    "\nThe version holds no state of an optimizer. Register it in your `endpoints`, "
+    "`archive.add_variable_collection('optimizer_variables', model.optimizer.variables)`, or "
+    "restore before you compile the model."
+)
+
 # How many names a warning lists.
 _LISTED = 10
 
@@ -89,6 +95,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
         raise MismatchError(
             f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
             + "\n  ".join(match.problems)
+            + ("" if optimizer is None or OPTIMIZER_VARIABLES in index else _NO_OPTIMIZER)
         )
     if optimizer is not None:  # It may have made its variables only now.
         state = find_model_state([model], with_optimizer=True)

@@ -56,9 +56,16 @@ def difference(live: Any, served: Any, resolution: float) -> Difference:
         raise ValueError("the artifact lacks it" if served is None else "only the artifact has it")
     if live.shape != served.shape:
         raise ValueError(f"its shape is {served.shape}, live it is {live.shape}")
-    if _is_floating(live):
-        return _of_floats(_wide(live), _wide(served), resolution)
-    return _of_choices(live, served, resolution)
+    if not _is_floating(live):
+        return _of_choices(live, served, resolution)
+    live, served = _wide(live), _wide(served)
+    try:
+        return _of_floats(live, served, resolution)
+    except ValueError:
+        # Classes and masks may be floats, too.
+        if not (_are_whole(live) and _are_whole(served)):
+            raise
+        return _of_choices(live, served, resolution)
 
 
 def resolution_of(dtypes: set[int]) -> float:
@@ -78,9 +85,12 @@ def tolerance_of(resolution: float) -> float:
 
 
 def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
-    # Logits that are masked are minus infinity, on both sides.
-    masked = np.isneginf(live) & np.isneginf(served) if live.dtype.kind == "f" else False
-    live, served = np.where(masked, 0, live), np.where(masked, 0, served)
+    if live.dtype.kind == "f":
+        # Logits that are masked are minus infinity, on both sides but for near-ties.
+        one, other = np.isneginf(live), np.isneginf(served)
+        is_tie = int(np.sum(one != other)) <= _near_ties(live.size, resolution)
+        masked = one | other if is_tie else one & other
+        live, served = np.where(masked, 0, live), np.where(masked, 0, served)
     if not np.all(np.isfinite(live)):
         raise ValueError("the model itself computes a value that is not finite")
     if not np.all(np.isfinite(served)):
@@ -112,15 +122,23 @@ def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
 def _of_choices(live: Any, served: Any, resolution: float) -> Difference:
     # Strings are bytes on one side, objects that hold bytes on the other.
     differ = int(np.sum(np.asarray(live, object) != np.asarray(served, object)))
-    allowed = int(live.size * max(_TIES, 8 * resolution))
-    if resolution > _COARSE and live.size > 1:
-        allowed = max(allowed, 1)
+    allowed = _near_ties(live.size, resolution)
     if differ > allowed:
         raise ValueError(
             f"{differ} of its {live.size} values differ, of which {allowed} may be near-ties"
         )
     size = max(live.size, 1)
     return Difference(differ / size, allowed / size)
+
+
+def _near_ties(size: int, resolution: float) -> int:
+    """How many of `size` choices may be other ones because two were nearly equal."""
+    allowed = int(size * max(_TIES, 8 * resolution))
+    return max(allowed, 1) if resolution > _COARSE and size > 1 else allowed
+
+
+def _are_whole(values: Any) -> bool:
+    return bool(np.all(np.isfinite(values)) and np.all(values == np.round(values)))
 
 
 def _root_mean_square(values: Any) -> float:

@@ -60,6 +60,22 @@ def test_a_few_choices_may_be_near_ties(resolution: float, size: int, most: int)
     assert (found.found, found.allowed) == (most / size, most / size)
 
 
+def test_choices_may_be_floats() -> None:
+    live = np.arange(2000, dtype="float32") % 50
+    served = live.copy()
+    served[:3] = 49 - served[:3]
+    assert difference(live, served, BRAIN).found == 3 / 2000
+    assert not allowed(live, 49 - live, BRAIN)
+
+
+def test_masks_may_differ_by_near_ties() -> None:
+    live = np.where(np.arange(2000) % 2, 1.5, -np.inf).astype("float32")
+    served = live.copy()
+    served[:2] = -np.inf, -np.inf
+    assert difference(live, served, BRAIN).found == 0.0
+    assert not allowed(live, np.full(2000, -np.inf, "float32"), BRAIN)
+
+
 def test_a_single_choice_is_no_tie() -> None:
     assert not allowed(np.array([3]), np.array([4]), BRAIN)
 
