@@ -7,6 +7,7 @@ than the model does when it is called.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,10 @@ def difference(live: Any, served: Any, resolution: float) -> Difference:
         return _of_floats(live, served, resolution)
     except ValueError:
         # Classes and masks may be floats, too.
-        if not (_are_whole(live) and _are_whole(served)):
-            raise
-        return _of_choices(live, served, resolution)
+        if _are_whole(live) and _are_whole(served):
+            with suppress(ValueError):
+                return _of_choices(live, served, resolution)
+        raise
 
 
 def resolution_of(dtypes: set[int]) -> float:
