@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from support.examples import EXAMPLES
 from support.kinds import KINDS
-from support.models import state
+from support.models import IS_OLD_KERAS, state
 
 from keras_export_callbacks import ExportDirectory, ExportError, ExportOnImprove, restore
 
@@ -34,6 +34,8 @@ def test_every_kind_of_model(name: str) -> None:
     model, x = KINDS[name].build()
     if name == "int8":
         pytest.skip("int8 weights without LoRA are not trained")
+    if name == "TextVectorization" and IS_OLD_KERAS:
+        pytest.skip("the train step of Keras 3.8 fails in its own Flatten")
     y = tf.nest.map_structure(lambda item: np.ones(item.shape, "float32"), model(x))
     sample = tf.nest.map_structure(lambda item: item[:2], x)
     assert exported(model, x, y, sample) is not None
