@@ -116,9 +116,11 @@ class ServableGraph:
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}
         read = [variable for trace in traces for variable in trace.variables]
         everything = _unique([*listed, *(item for item in read if id(item) not in hidden)])
-        moving = self._progress(everything)
-        self.measured = [variable for variable in everything if id(variable) not in moving]
-        self.progress = [variable for variable in everything if id(variable) in moving]
+        weights = [item for layer in self.host_state.layers for item in layer.weights]
+        is_weight = {id(raw_variable(item)) for item in weights}
+        self.measured = [variable for variable in everything if id(variable) in is_weight]
+        # How far training has come: seeds, states of recurrent layers, that of an optimizer.
+        self.progress = [variable for variable in everything if id(variable) not in is_weight]
         named = [*tracked, *self._state.tables.values()]
         self.resources = _exported(self.host_state.resources, named, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
@@ -166,15 +168,6 @@ class ServableGraph:
             for name, traces in self._traces.items()
         }
 
-    def _progress(self, variables: Sequence[Any]) -> set[int]:
-        """The variables that tell how far training has come, and not what was measured.
-
-        They are all but the weights of layers: seeds, the states of recurrent layers, and
-        what collections hold, such as the state of an optimizer.
-        """
-        weights = [item for layer in self.host_state.layers for item in layer.weights]
-        return {*map(id, variables)} - {id(raw_variable(item)) for item in weights}
-
     def _save_options(self) -> tf.saved_model.SaveOptions | None:
         """The options, with aliases of endpoints given to the functions that are saved."""
         if self._options is None or not self._options.function_aliases:
@@ -205,7 +198,7 @@ class ServableGraph:
                 )
 
     def _index(self, key_of: Mapping[int, str], table_keys: Sequence[str]) -> VariableIndex:
-        addresses = {id(raw_variable(item)): at for at, item in self._state.variables.items()}
+        addresses = self._state.addresses()
         index = {
             name: tuple(
                 replace(info, key=key_of[id(variable)])

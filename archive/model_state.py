@@ -47,6 +47,10 @@ class ModelState:
     tables: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, keras.Layer] = field(default_factory=dict)
 
+    def addresses(self) -> dict[int, str]:
+        """The address of each variable, by the identity of the `tf.Variable` in it."""
+        return {id(raw_variable(item)): address for address, item in self.variables.items()}
+
 
 def find_model_state(roots: Sequence[Any], with_optimizer: bool) -> ModelState:
     """Find what can be reached from `roots`, each by its shortest address.

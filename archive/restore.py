@@ -124,7 +124,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
 
 
 def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: ModelState) -> Match:
-    addresses = {id(raw_variable(item)): at for at, item in state.variables.items()}
+    addresses = state.addresses()
     ours = [described(variable) for variable in model.variables]
     stored = in_places(
         index.get(VARIABLES, ()),
