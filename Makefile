@@ -5,7 +5,7 @@ VENV := .venv
 CONSTRAINTS := /dev/null
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
-SOURCES := $(shell find archive keras_export_callbacks -name '*.py') pyproject.toml README.md
+SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
 .PHONY: test pytest test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
 
@@ -43,9 +43,8 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Not from here: the package's folder lacks archive/, which installing puts into it.
 types: $(VENV)/installed
-	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p keras_export_callbacks
+	$(BIN)/mypy
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py

@@ -13,21 +13,22 @@ import keras
 import tensorflow as tf
 
 from ._tensorflow import OBJECT_GRAPH_KEY, Trackable, fingerprint_for
-from .endpoint import Endpoint
+from .backends.tensorflow import Reading, StateReader
 from .errors import BackendError, ExportTypeError, ExportValueError, error_like
-from .files import FileInfo, KnownFile
-from .graph import FINGERPRINT, STEADY, SavedGraph, ServableGraph
-from .identities import Identities
-from .model_call import ModelCall, has_declared_inputs, is_built
-from .parity import Probe
-from .paths import local_path
-from .record import EndpointInfo, ExportRecord
-from .replacing import check_replaceable, replacing
-from .resources import find_host_state
-from .shards import DIRECTORY
-from .signatures import guesses_dtypes, model_signature, tensor_specs
-from .snapshot import Reading, StateReader
-from .weights import BundleWriter
+from .graph.endpoint import Endpoint
+from .graph.host_state import find_host_state
+from .graph.model_call import ModelCall
+from .graph.servable import FINGERPRINT, STEADY, SavedGraph, ServableGraph
+from .graph.signatures import guesses_dtypes, model_signature, tensor_specs
+from .parity.compare import Probe
+from .savedmodel.bundles import BundleWriter
+from .savedmodel.replacing import check_replaceable, replacing
+from .savedmodel.shards import DIRECTORY
+from .state.identities import Identities
+from .state.models import has_declared_inputs, is_built
+from .store.files import FileInfo, KnownFile
+from .store.paths import local_path
+from .store.record import EndpointInfo, ExportRecord
 
 # The attributes of a revived artifact that hold the variables of what was tracked.
 VARIABLE_LISTS = ("variables", "trainable_variables", STEADY)

@@ -11,21 +11,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .directory import ExportDirectory, version_problems
 from .errors import (
     DamagedVersionError,
     ExportValueError,
     MismatchError,
     VersionNotFoundError,
 )
-from .layer_state import derive, put_back, read_layer, saves_more
-from .matching import Match, in_places, match_optimizer, match_variables, trained_by
-from .model_call import has_call, is_built
-from .model_state import ModelState, apart_from, described, find_model_state, raw_variable
-from .models import check_model
-from .paths import absolute_path
-from .remote import VersionPath
-from .variable_index import (
+from .state.layer_state import derive, put_back, read_layer, saves_more
+from .state.matching import Match, in_places, match_optimizer, match_variables, trained_by
+from .state.model_state import ModelState, apart_from, described, find_model_state, raw_variable
+from .state.models import check_model, has_call, is_built
+from .state.variable_index import (
     ADDRESSES,
     ELSEWHERE,
     OPTIMIZER_VARIABLES,
@@ -38,6 +34,9 @@ from .variable_index import (
     read_index,
     read_layers,
 )
+from .store.directory import ExportDirectory, version_problems
+from .store.paths import absolute_path
+from .store.remote import VersionPath
 
 _NO_OPTIMIZER = (
     "\nThe version holds no state of an optimizer. Register it in your `endpoints`, "

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_export_callbacks import ExportArchive, ExportEveryN, standard_endpoints
-from keras_export_callbacks.archive.signatures import model_signature
+from keras_export_callbacks.archive.graph.signatures import model_signature
 
 
 @dataclass(frozen=True)

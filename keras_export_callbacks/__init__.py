@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .archive.directory import ExportDirectory as ExportDirectory
     from .archive.errors import ExportError as ExportError
     from .archive.export_archive import ExportArchive as ExportArchive
-    from .archive.record import ExportRecord as ExportRecord
     from .archive.restore import restore as restore
-    from .archive.retention import KeepBest as KeepBest
-    from .archive.retention import KeepLatest as KeepLatest
+    from .archive.store.directory import ExportDirectory as ExportDirectory
+    from .archive.store.record import ExportRecord as ExportRecord
+    from .archive.store.retention import KeepBest as KeepBest
+    from .archive.store.retention import KeepLatest as KeepLatest
     from .callbacks import ExportEveryN as ExportEveryN
     from .callbacks import ExportOnImprove as ExportOnImprove
     from .endpoints import standard_endpoints as standard_endpoints
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 # seconds that importing TensorFlow takes.
 _HOMES = {
     "ExportArchive": ".archive.export_archive",
-    "ExportDirectory": ".archive.directory",
+    "ExportDirectory": ".archive.store.directory",
     "ExportError": ".archive.errors",
     "ExportEveryN": ".callbacks",
     "ExportOnImprove": ".callbacks",
-    "ExportRecord": ".archive.record",
+    "ExportRecord": ".archive.store.record",
     "Exporter": ".exporter",
-    "KeepBest": ".archive.retention",
-    "KeepLatest": ".archive.retention",
+    "KeepBest": ".archive.store.retention",
+    "KeepLatest": ".archive.store.retention",
     "restore": ".archive.restore",
     "standard_endpoints": ".endpoints",
 }

@@ -19,8 +19,8 @@ from typing import Any
 import keras
 
 from .archive.errors import ExportTypeError, ExportValueError
-from .archive.models import KERAS_3, check_model
-from .archive.objective import Mode
+from .archive.state.models import KERAS_3, check_model
+from .archive.store.objective import Mode
 
 _MODES: dict[str, Mode] = {"up": "max", "down": "min"}
 

@@ -15,11 +15,11 @@ import keras
 from ._keras import Keras3Callback, infer_mode, validates_later
 from .archive.checks import is_real
 from .archive.errors import ExportError, ExportValueError
-from .archive.model_call import has_call
-from .archive.objective import Mode, Objective
-from .archive.paths import absolute_path, check_base_dir
-from .archive.record import ExportRecord, TrialInfo
-from .archive.retention import RetentionPolicy
+from .archive.state.models import has_call
+from .archive.store.objective import Mode, Objective
+from .archive.store.paths import absolute_path, check_base_dir
+from .archive.store.record import ExportRecord, TrialInfo
+from .archive.store.retention import RetentionPolicy
 from .endpoints import standard_endpoints
 from .exporter import Exporter
 from .metrics import Sightings, averages_weights, finite_scalars, steps_taken

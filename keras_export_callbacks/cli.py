@@ -21,13 +21,13 @@ import click
 from rich.cells import cell_len, set_cell_size
 
 from . import texts
-from .archive.directory import ExportDirectory
 from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
-from .archive.objective import Mode
-from .archive.paths import version_path
-from .archive.record import WARMUP, ExportRecord
-from .archive.remote import VersionPath
-from .archive.retention import KeepBest, KeepLatest, RetentionPolicy
+from .archive.store.directory import ExportDirectory
+from .archive.store.objective import Mode
+from .archive.store.paths import version_path
+from .archive.store.record import WARMUP, ExportRecord
+from .archive.store.remote import VersionPath
+from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy
 
 
 class _Group(click.Group):

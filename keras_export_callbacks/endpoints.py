@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from .archive.export_archive import ExportArchive
-from .archive.model_call import ModelCall
-from .archive.signatures import guesses_dtypes, model_signature
+from .archive.graph.model_call import ModelCall
+from .archive.graph.signatures import guesses_dtypes, model_signature
 
 OPTIMIZER_VARIABLES = "optimizer_variables"
 

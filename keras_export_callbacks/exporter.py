@@ -16,17 +16,17 @@ from typing import Any
 
 import keras
 
-from .archive.directory import ExportDirectory
 from .archive.errors import ExportError
 from .archive.export_archive import ExportArchive, check_backend
-from .archive.identities import Identities
-from .archive.models import check_model
-from .archive.objective import Objective
-from .archive.owners import owned_variables
-from .archive.paths import check_base_dir
-from .archive.record import ExportRecord, TrialInfo
-from .archive.retention import RetentionPolicy, as_policy
-from .archive.samples import known_sample
+from .archive.graph.samples import known_sample
+from .archive.state.identities import Identities
+from .archive.state.models import check_model
+from .archive.state.owners import owned_variables
+from .archive.store.directory import ExportDirectory
+from .archive.store.objective import Objective
+from .archive.store.paths import check_base_dir
+from .archive.store.record import ExportRecord, TrialInfo
+from .archive.store.retention import RetentionPolicy, as_policy
 from .arguments import check_metrics, check_reason, whole_number
 from .distribution import check_strategy, is_publisher
 from .endpoints import standard_endpoints

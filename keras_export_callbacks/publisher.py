@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Literal
 
 from . import texts
-from .archive.directory import ExportDirectory, publish_record, version_problems
 from .archive.errors import ExportError, SupersededError
 from .archive.export_archive import ExportArchive, Snapshot
-from .archive.files import FileInfo, KnownFile, names_in
-from .archive.objective import Objective
-from .archive.parity import Expected, check
-from .archive.publish import Workspace
-from .archive.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
-from .archive.versions import Numbers
+from .archive.parity.compare import Expected, check
+from .archive.store.directory import ExportDirectory, publish_record, version_problems
+from .archive.store.files import FileInfo, KnownFile, names_in
+from .archive.store.objective import Objective
+from .archive.store.publish import Workspace
+from .archive.store.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
+from .archive.store.versions import Numbers
 from .settings import Settings
 from .summaries import SummaryWriter
 from .worker import Worker

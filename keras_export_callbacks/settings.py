@@ -11,8 +11,8 @@ import keras
 
 from .archive.errors import ExportTypeError, ExportValueError
 from .archive.export_archive import ExportArchive
-from .archive.record import ExportRecord
-from .archive.retention import RetentionPolicy, as_policy
+from .archive.store.record import ExportRecord
+from .archive.store.retention import RetentionPolicy, as_policy
 from .summaries import check_log_dir
 
 OnError = Literal["raise", "warn"]

@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from . import texts
-from .archive.paths import check_base_dir, is_url, path_text
-from .archive.record import ExportRecord, Scalar
+from .archive.store.paths import check_base_dir, is_url, path_text
+from .archive.store.record import ExportRecord, Scalar
 
 # TensorBoard smooths every chart, and a summary cannot tell it not to.
 _POINTS = " One point an export: set smoothing to 0 to read them."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .archive.record import EndpointInfo, ExportRecord, TensorInfo
+from .archive.store.record import EndpointInfo, ExportRecord, TensorInfo
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 

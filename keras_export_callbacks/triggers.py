@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from .archive.checks import is_real, is_whole
 from .archive.errors import ExportValueError
-from .archive.objective import Objective
+from .archive.store.objective import Objective
 
 Unit = Literal["epoch", "batch", "second"]
 

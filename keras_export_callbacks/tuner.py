@@ -13,12 +13,12 @@ from typing import Any
 import keras
 import keras_tuner
 
-from .archive.directory import ExportDirectory
 from .archive.errors import ExportError, ExportTypeError, VersionNotFoundError
-from .archive.files import names_in
-from .archive.paths import absolute_path
-from .archive.record import ExportRecord, TrialInfo
-from .archive.remote import VersionPath
+from .archive.store.directory import ExportDirectory
+from .archive.store.files import names_in
+from .archive.store.paths import absolute_path
+from .archive.store.record import ExportRecord, TrialInfo
+from .archive.store.remote import VersionPath
 from .callbacks import ExportCallback
 
 

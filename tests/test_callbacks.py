@@ -31,7 +31,7 @@ from keras_export_callbacks import (
     KeepBest,
     KeepLatest,
 )
-from keras_export_callbacks.archive.record import MANIFEST
+from keras_export_callbacks.archive.store.record import MANIFEST
 from keras_export_callbacks.summaries import SummaryWriter
 
 

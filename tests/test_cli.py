@@ -15,7 +15,7 @@ from support.processes import run_python
 from support.versions import rewrite_manifest, tree, write_files, write_version
 
 from keras_export_callbacks import ExportDirectory
-from keras_export_callbacks.archive.record import MANIFEST, ParityInfo
+from keras_export_callbacks.archive.store.record import MANIFEST, ParityInfo
 from keras_export_callbacks.cli import main
 
 BASE = Path("base")

@@ -28,7 +28,7 @@ from keras_export_callbacks import (
     KeepBest,
     publisher,
 )
-from keras_export_callbacks.archive import shards
+from keras_export_callbacks.archive.savedmodel import shards
 
 
 def train(model: Any, steps: int) -> None:

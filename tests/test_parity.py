@@ -24,8 +24,8 @@ from keras_export_callbacks import (
     ExportEveryN,
     standard_endpoints,
 )
-from keras_export_callbacks.archive import c_library, parity
-from keras_export_callbacks.archive.warmup import WARMUP
+from keras_export_callbacks.archive.parity import c_library, compare
+from keras_export_callbacks.archive.parity.warmup import WARMUP
 
 SAMPLE, _ = data(rows=5, seed=9)
 
@@ -118,7 +118,7 @@ def test_nothing_is_called_layer_by_layer_while_nothing_is_set(
     standard_endpoints(archive, model)
     probe = archive.probe(SAMPLE)
     model.fit(*data(), verbose=0)
-    monkeypatch.setattr(parity._Call, "live", None)  # It would fail.
+    monkeypatch.setattr(compare._Call, "live", None)  # It would fail.
     assert len(probe.expect()) == 2
 
 
@@ -342,7 +342,7 @@ def test_what_is_inference_is_compared(name: str) -> None:
     archive = archive_of(Counter(), name)
     expected = archive.probe(SAMPLE).expect()
     archive.write_out("artifact", verbose=False)
-    differences = parity.check(Path("artifact"), expected).differences
+    differences = compare.check(Path("artifact"), expected).differences
     assert set(differences.values()) == {0.0}
     # Whatever function it is in, what computes coarsely may round coarsely.
     assert (expected[0].tolerance > 0.01) == (name == "wrapped")
@@ -357,7 +357,7 @@ def test_what_no_server_returns_leaves_the_others_to_be_compared() -> None:
     )
     expected = archive.probe(SAMPLE).expect()
     archive.write_out("artifact", verbose=False)
-    assert parity.check(Path("artifact"), expected).differences["printing/output_0"] == 0.0
+    assert compare.check(Path("artifact"), expected).differences["printing/output_0"] == 0.0
 
 
 def test_an_artifact_that_never_answers_is_not_waited_for(
@@ -414,7 +414,7 @@ def test_the_sample_is_the_warm_up_of_every_inference_signature() -> None:
 def test_without_the_extra_the_sample_is_compared_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parity, "can_write_requests", lambda: False)
+    monkeypatch.setattr(compare, "can_write_requests", lambda: False)
     with exporter(classifier()) as gated:
         record = gated.export().result()
     assert record.parity is not None

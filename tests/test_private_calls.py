@@ -14,7 +14,6 @@ from support.models import classifier, data
 
 from keras_export_callbacks import ExportError
 from keras_export_callbacks._keras import infer_mode, validates_later
-from keras_export_callbacks.archive._keras import fed_inputs
 from keras_export_callbacks.archive._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
@@ -27,6 +26,7 @@ from keras_export_callbacks.archive._tensorflow import (
     signature_defs,
     state_keys,
 )
+from keras_export_callbacks.archive.graph._keras import fed_inputs
 
 SPECS = [tf.TensorSpec((None,))]
 

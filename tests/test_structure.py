@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,42 +17,47 @@ ENGINE = f"{PACKAGE}.archive"
 
 # Modules by the name they are imported by, and where their source lies.
 SOURCES = {
-    **{f"{PACKAGE}.{path.stem}": path for path in sorted(ROOT.glob(f"{PACKAGE}/*.py"))},
-    **{f"{ENGINE}.{path.stem}": path for path in sorted(ROOT.glob("archive/*.py"))},
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in sorted(ROOT.glob(f"{PACKAGE}/**/*.py"))
+} | {
+    ".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]): path
+    for path in sorted(ROOT.glob("archive/**/*.py"))
 }
+IN_ENGINE = [name for name in SOURCES if name.startswith(f"{ENGINE}.")]
 
 HEAVY = {"tensorflow", "keras", "keras_tuner", "tensorboard", "numpy"}
 LIGHT = [
-    f"{PACKAGE}.__init__",
     f"{PACKAGE}.triggers",
     f"{PACKAGE}.worker",
-    *(
-        f"{ENGINE}.{name}"
-        for name in (
-            "copying", "directory", "errors", "files", "objective", "paths", "publish", "record",
-            "remote", "retention", "strict_json", "variable_index", "versions",
-        )
-    ),
-]  # fmt: skip
+    *(name for name in IN_ENGINE if name.startswith(f"{ENGINE}.store.")),
+    f"{ENGINE}.state.variable_index",
+]
+
+
+def rooms() -> dict[str, set[str]]:
+    """Which rooms each room of the engine may import, from the table in its README."""
+    rows = (ROOT / "archive" / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [row.split("|")[1:-1] for row in rows if row.startswith("| `")]
+    names = [(_rooms_in(room), _rooms_in(imported)) for room, _, imported in cells]
+    return {room: imported for group, imported in names for room in group}
+
+
+def _rooms_in(cell: str) -> set[str]:
+    return {name.strip("/").removesuffix(".py") for name in re.findall("`([^`]+)`", cell)}
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix(f"{ENGINE}.").split(".")[0]
 
 
 def parsed(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below `node` but for those that only type checkers see."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from statements(child)
-
-
 def imports(module: str) -> set[str]:
     """What a module imports anywhere in it, by absolute name; of our own, the very module."""
     found = set()
-    for node in statements(parsed(module)):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -76,24 +81,28 @@ def reachable(module: str) -> set[str]:
 
 
 def test_the_sources_are_found_and_what_they_import_is_understood() -> None:
-    assert {*LIGHT, f"{PACKAGE}.callbacks", f"{ENGINE}.graph"} <= SOURCES.keys()
-    assert {f"{ENGINE}.publish", f"{ENGINE}.errors", "os"} <= imports(f"{ENGINE}.directory")
-    assert f"{ENGINE}.record" not in imports(f"{ENGINE}.objective")
-    assert "tensorflow" in imports(f"{ENGINE}.graph")
+    assert {*LIGHT, f"{PACKAGE}.callbacks", f"{ENGINE}.graph.servable"} <= SOURCES.keys()
+    assert {f"{ENGINE}.errors", f"{ENGINE}.store.versions", "os"} <= imports(
+        f"{ENGINE}.store.directory"
+    )
+    assert "tensorflow" in imports(f"{ENGINE}.graph.servable")
     assert "tensorflow" in reachable(f"{PACKAGE}.callbacks")
     for module in SOURCES:
         ours = {name for name in imports(module) if name.startswith(PACKAGE)}
         assert ours <= SOURCES.keys()
 
 
-@pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith(f"{ENGINE}.")])
-def test_the_engine_knows_only_itself(module: str) -> None:
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level <= 1
-            assert node.level or not (node.module or "").startswith(PACKAGE)
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.startswith(PACKAGE) for alias in node.names)
+@pytest.mark.parametrize("module", IN_ENGINE)
+def test_a_room_of_the_engine_imports_what_its_readme_allows(module: str) -> None:
+    room, allowed = room_of(module), rooms()
+    imported = {name for name in imports(module) if name.startswith(f"{PACKAGE}.")}
+    assert {name for name in imported if not name.startswith(f"{ENGINE}.")} == set()
+    if room in allowed and room not in {"export_archive", "restore"}:
+        assert {room_of(name) for name in imported} <= {room, *allowed[room]}
+
+
+def test_the_readme_of_the_engine_knows_every_room() -> None:
+    assert rooms().keys() == {room_of(module) for module in IN_ENGINE} - {"__init__"}
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -127,7 +136,7 @@ assert directory.best("m", "min").version == 1
 assert directory.publish("base/1").version == 3
 assert directory.prune(KeepLatest(1) | KeepBest(1, "m", "min")) == [2]
 import keras_export_callbacks.triggers, keras_export_callbacks.worker
-import keras_export_callbacks.archive.variable_index
+import keras_export_callbacks.archive.state.variable_index
 print(*sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1:])))
 """
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.properties import untimed
 
 from keras_export_callbacks import ExportError
-from keras_export_callbacks.archive.objective import Mode, Objective
+from keras_export_callbacks.archive.store.objective import Mode, Objective
 from keras_export_callbacks.triggers import EveryN, Moment, OnImprove
 
 

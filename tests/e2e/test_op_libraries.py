@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from keras_export_callbacks import ExportArchive, Exporter
-from keras_export_callbacks.archive.c_library import op_libraries
+from keras_export_callbacks.archive.parity.c_library import op_libraries
 
 SOURCE = """
 #include "tensorflow/core/framework/op.h"

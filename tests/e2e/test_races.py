@@ -61,7 +61,7 @@ def outputs_in_python(version: Path) -> Any:
 
 
 def outputs_in_c(version: Path) -> Any:
-    from keras_export_callbacks.archive.c_library import Session
+    from keras_export_callbacks.archive.parity.c_library import Session
 
     return Session(str(version)).run("serve", {"inputs": np.ones((1, 1), "float32")})["output_0"]
 

@@ -20,7 +20,7 @@ from support.kinds import KINDS
 from support.models import IS_OLD_KERAS
 
 from keras_export_callbacks import Exporter, ExportError, ExportEveryN
-from keras_export_callbacks.archive.c_library import run_apart
+from keras_export_callbacks.archive.parity.c_library import run_apart
 
 BATCHES = (1, 7)
 

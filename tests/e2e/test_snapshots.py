@@ -12,7 +12,7 @@ from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
 from keras_export_callbacks import ExportArchive, Exporter
-from keras_export_callbacks.archive import snapshot
+from keras_export_callbacks.archive.backends import tensorflow as snapshot
 
 
 def exported_state(path: Any) -> list[Any]:

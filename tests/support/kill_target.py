@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_export_callbacks import ExportEveryN, ExportOnImprove, KeepLatest
-from keras_export_callbacks.archive import directory, export_archive
+from keras_export_callbacks.archive import export_archive
+from keras_export_callbacks.archive.store import directory
 
 # Every step of an export and of a removal, as the function that takes it.
 STEPS: dict[str, tuple[Any, str]] = {

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from keras_export_callbacks.archive.c_library import Session
+from keras_export_callbacks.archive.parity.c_library import Session
 
 
 def load(path: str) -> None:

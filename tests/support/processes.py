@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from keras_export_callbacks.archive.c_library import run_apart
+from keras_export_callbacks.archive.parity.c_library import run_apart
 
 
 def run_python(script: str, *args: str, **environment: str) -> str:

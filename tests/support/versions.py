@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_export_callbacks.archive.files import FileInfo, KnownFile
-from keras_export_callbacks.archive.record import (
+from keras_export_callbacks.archive.store.files import FileInfo, KnownFile
+from keras_export_callbacks.archive.store.record import (
     MANIFEST,
     MANIFEST_DIGEST,
     EndpointInfo,

@@ -1,0 +1,47 @@
+"""A model's own call as the function of an endpoint.
+
+Naming it, rather than writing a function around it, lets the engine know that
+nothing but the model takes part in what it computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ..errors import error_like
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCall:
+    """Calls a model in one mode.
+
+    Attributes:
+        model: what is called.
+        training: the `training` argument.
+        is_guess: whether its signature's dtype is a guess, which an error then says.
+    """
+
+    model: keras.Model
+    training: bool
+    is_guess: bool = False
+
+    def __call__(self, *inputs: Any) -> Any:
+        try:
+            return self.model(*inputs, training=self.training)
+        except Exception as error:
+            if not self.is_guess:
+                raise
+            shapes = [tuple(item.shape) for item in inputs if tf.is_tensor(item)]
+            specs = ", ".join(f"tf.TensorSpec({shape}, 'int32')" for shape in shapes)
+            raise error_like(error)(
+                f"{error}\n\nModel '{self.model.name}' does not record the dtype of its inputs, so "
+                f"{self.model.input_dtype} was assumed. If it is called with another one, pass "
+                "`sample_inputs`, a batch as `fit` gets it, or register endpoints with an "
+                "`input_signature` of your own, such as "
+                "`endpoints=lambda archive, model: archive.add_endpoint('serve', model, "
+                f"[{specs or '…'}])`."
+            ) from error

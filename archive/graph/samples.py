@@ -1,0 +1,289 @@
+"""A sample batch, as `fit` gives it to a model and as a client sends it to an endpoint.
+
+The two are not the same. `fit` leaves integers as they are, whatever the model
+makes of them, and a client sends what the signature says. A comparison is only
+worth something if each side gets its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ..errors import ExportValueError
+from ._keras import fed_inputs
+
+# What the model in question is called with, while its endpoints are registered.
+_sample: ContextVar[Any] = ContextVar("sample", default=None)
+
+_Scalar = bool | int | float | str | bytes | np.generic
+
+
+@contextlib.contextmanager
+def known_sample(sample_inputs: Any) -> Iterator[None]:
+    """Let `call_dtypes` know a batch that the model is called with; None for none."""
+    token = _sample.set(sample_inputs)
+    try:
+        yield
+    finally:
+        _sample.reset(token)
+
+
+def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
+    """The dtypes that a model is called with, for each leaf of `specs`, if they are known.
+
+    They are those of the batches of `fit`, or of `known_sample`. Floats are cast by the
+    model itself, and stay as in `specs`.
+
+    Args:
+        model: a model that records the shapes it is called with, and not the dtypes.
+        specs: one structure of `tf.TensorSpec` per argument of the call.
+    """
+    fed, sample = _items(specs, fed_inputs(model)), _items(specs, _sample.get())
+    if fed and sample:
+        _check_alike(model, fed, sample)
+    if not fed and not all(_tells_dtype(item) for _, item in sample):
+        return None
+    return [_dtype(spec, item) for spec, item in fed or sample] or None
+
+
+def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]:
+    """Each leaf of `specs` with what a batch has for it; none if it is for something else."""
+    if source is None:
+        return []
+    try:
+        pairs = _aligned(specs, source)
+        _check_shapes([spec for spec, _ in pairs], [_as_array(item) for _, item in pairs])
+    except (TypeError, ValueError):
+        return []
+    return pairs
+
+
+def _dtype(spec: tf.TensorSpec, item: Any) -> Any:
+    """That of an array; floats are cast to the model's own."""
+    dtype = tf.as_dtype(_as_array(item).dtype)
+    return spec.dtype if dtype.is_floating else dtype
+
+
+def _tells_dtype(item: Any) -> bool:
+    """Whether something has a dtype; numbers of Python may stand for any."""
+    is_array = not isinstance(item, list | tuple | _Scalar)
+    return is_array or np.asarray(item).dtype.kind not in "bifu"
+
+
+def _check_alike(
+    model: keras.Model,
+    fed: Sequence[tuple[tf.TensorSpec, Any]],
+    sample: Sequence[tuple[tf.TensorSpec, Any]],
+) -> None:
+    """Raise if a sample has other dtypes than the batches of `fit`; lists have none."""
+    for (spec, ours), (_, theirs) in zip(fed, sample, strict=True):
+        wanted, given = _dtype(spec, ours), _dtype(spec, theirs)
+        if wanted != given and _tells_dtype(theirs):
+            raise ExportValueError(
+                f"Received sample_inputs of {given.name}. `fit` calls model '{model.name}' with "
+                f"{wanted.name}. Pass a batch as `fit` gets it."
+            )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One call of an endpoint.
+
+    Attributes:
+        live: the positional arguments, as `fit` would give them.
+        sent: the same, as the signature has them.
+        inputs: `sent` by the names of the signature's inputs, as arrays.
+    """
+
+    live: Sequence[Any]
+    sent: Sequence[Any]
+    inputs: Mapping[str, Any]
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether the model gets just what a client sends."""
+        pairs = zip(tf.nest.flatten(self.live), tf.nest.flatten(self.sent), strict=True)
+        return all(live is sent for live, sent in pairs)
+
+
+def arguments(specs: Sequence[Any], names: Sequence[str], sample_inputs: Any) -> Arguments:
+    """A sample as the arguments of an endpoint.
+
+    Args:
+        specs: one structure per positional argument: `tf.TensorSpec`s are filled, and
+            other values, such as a default, stay as they are.
+        names: of the signature's inputs, in the order of the specs.
+        sample_inputs: one batch, nested as the endpoint takes it; for several
+            arguments a list or tuple of them.
+
+    Raises:
+        TypeError, ValueError: the sample does not fit.
+    """
+    wanted = _leaves(specs)
+    live = [_as_fitted(item, spec) for spec, item in _aligned(specs, sample_inputs)]
+    sent = [
+        _as_sent(tensor, spec, name) for tensor, spec, name in zip(live, wanted, names, strict=True)
+    ]
+    _check_shapes(wanted, sent, names, live)
+    return Arguments(
+        live=_packed(specs, live),
+        sent=_packed(specs, sent),
+        inputs={name: tensor.numpy() for name, tensor in zip(names, sent, strict=True)},
+    )
+
+
+def _leaves(specs: Any) -> list[tf.TensorSpec]:
+    return [spec for spec in tf.nest.flatten(specs) if isinstance(spec, tf.TensorSpec)]
+
+
+def _packed(specs: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
+    """`specs` with each `tf.TensorSpec` replaced by its tensor."""
+    left = iter(tensors)
+    flat = [
+        next(left) if isinstance(item, tf.TensorSpec) else item for item in tf.nest.flatten(specs)
+    ]
+    packed: Sequence[Any] = tf.nest.pack_sequence_as(list(specs), flat)
+    return packed
+
+
+def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSpec, Any]]:
+    """Each leaf of `specs` with what a sample has for it.
+
+    Raises:
+        ValueError: the sample is of another structure.
+    """
+    taking = [spec for spec in specs if _leaves(spec)]
+    several = len(taking) > 1 and isinstance(sample_inputs, list | tuple)
+    samples = list(sample_inputs) if several else [sample_inputs]
+    try:
+        if len(samples) != len(taking):
+            raise ValueError
+        return [
+            pair
+            for spec, sample in zip(taking, samples, strict=True)
+            for pair in _pairs(spec, sample)
+        ]
+    except ValueError:
+        # What is in the arrays would fill pages.
+        received = tf.nest.map_structure(_brief, sample_inputs)
+        raise ValueError(f"received {received!s:.200}") from None
+
+
+def _pairs(spec: Any, sample: Any) -> Iterator[tuple[tf.TensorSpec, Any]]:
+    """Each leaf of `spec` with what a sample has for it, in TensorFlow's order.
+
+    Raises:
+        ValueError: the sample is of another structure.
+    """
+    if isinstance(spec, Mapping):
+        if not isinstance(sample, Mapping) or not spec.keys() <= sample.keys():
+            raise ValueError
+        for key in sorted(spec):
+            yield from _pairs(spec[key], sample[key])
+    elif isinstance(spec, list | tuple):
+        if isinstance(sample, Mapping):  # Keras finds them by name, too.
+            sample = [sample[_name_in(item, sample)] for item in spec]
+        if not isinstance(sample, list | tuple) or len(sample) != len(spec):
+            raise ValueError
+        for item, part in zip(spec, sample, strict=True):
+            yield from _pairs(item, part)
+    elif isinstance(spec, tf.TensorSpec):
+        if isinstance(sample, Mapping) or not _is_array(sample):
+            raise ValueError
+        yield spec, sample
+
+
+def _name_in(spec: Any, sample: Mapping[str, Any]) -> str:
+    name = spec.name if isinstance(spec, tf.TensorSpec) else None
+    if name not in sample:
+        raise ValueError
+    return str(name)
+
+
+def _is_array(item: Any) -> bool:
+    """Whether `item` is one array: also as lists of numbers, but not as a list of arrays."""
+    if isinstance(item, list | tuple):
+        return all(isinstance(part, list | tuple | _Scalar) and _is_array(part) for part in item)
+    return True
+
+
+def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
+    """An array as `fit` gives it to the model: floats are cast, and nothing else."""
+    if not _tells_dtype(item) and spec.dtype != tf.string:
+        return tf.convert_to_tensor(np.asarray(item).tolist(), spec.dtype)
+    tensor = tf.convert_to_tensor(_as_array(item))
+    is_other = tensor.dtype != spec.dtype and tensor.dtype != keras.config.floatx()
+    return (
+        tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating and is_other else tensor
+    )
+
+
+def _as_array(item: Any) -> Any:
+    """A thing with a shape and a dtype of TensorFlow's."""
+    if isinstance(item, keras.Variable):
+        return item.value
+    if tf.is_tensor(item) or isinstance(item, tf.TensorSpec | tf.Variable):
+        return item
+    array = np.asarray(item)
+    if array.dtype == object and all(isinstance(part, str | bytes) for part in array.flat):
+        return tf.convert_to_tensor(array.tolist(), tf.string)
+    return array
+
+
+def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
+    """A tensor of the signature's dtype and rank, as Keras would make it."""
+    if tensor.dtype != spec.dtype:
+        if tf.string in (tensor.dtype, spec.dtype):
+            raise TypeError(f"'{name}' is {spec.dtype.name}, received {tensor.dtype.name}")
+        cast = tf.cast(tensor, spec.dtype)
+        if _loses(tensor, cast):
+            warnings.warn(
+                f"The sample_inputs for '{name}' are {tensor.dtype.name}, and the endpoint takes "
+                f"{spec.dtype.name}, which cannot hold all of their values. They are compared as "
+                "cast. Pass a sample of values that it can hold.",
+                stacklevel=2,
+            )
+        tensor = cast
+    rank, wanted = tensor.shape.rank, spec.shape.rank
+    if wanted is not None and rank == wanted - 1 and spec.shape[-1] == 1:
+        return tensor[..., tf.newaxis]
+    if wanted is not None and rank == wanted + 1 and tensor.shape[-1] == 1:
+        return tf.squeeze(tensor, -1)
+    return tensor
+
+
+def _loses(tensor: tf.Tensor, cast: tf.Tensor) -> bool:
+    """Whether a cast changed values, by more than floats are rounded."""
+    if tensor.dtype.is_floating and cast.dtype.is_floating:
+        return False
+    back = tf.cast(cast, tensor.dtype)
+    return not bool(tf.reduce_all(tf.equal(back, tensor)))
+
+
+def _check_shapes(
+    specs: Sequence[tf.TensorSpec],
+    tensors: Sequence[Any],
+    names: Sequence[str] | None = None,
+    received: Sequence[Any] | None = None,
+) -> None:
+    for place, (spec, tensor) in enumerate(zip(specs, tensors, strict=True)):
+        if not spec.shape.is_compatible_with(tensor.shape):
+            name = names[place] if names else spec.name
+            shape = (received or tensors)[place].shape
+            raise ValueError(f"'{name}' is of shape {spec.shape}, received {shape}")
+
+
+def _brief(item: Any) -> str:
+    """What an array is, or else the type of a thing."""
+    if hasattr(item, "shape") and hasattr(item, "dtype"):
+        return f"{tf.dtypes.as_dtype(item.dtype).name}{tuple(item.shape)}"
+    return type(item).__name__

@@ -1,0 +1,339 @@
+"""Any spec → `tf.TensorSpec`; a model's own signature; names of inputs and outputs."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ..errors import ExportTypeError, ExportValueError
+from ..state.models import check_call, check_model, has_declared_inputs
+from ..store.record import EndpointInfo, TensorInfo
+from .host_state import find_host_state
+from .samples import call_dtypes
+
+# Names Keras counts up for tensors that the user did not name. They differ when
+# the same model is built twice in one process, so they cannot name an input.
+_AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+# What TensorFlow takes as the name of a node (`Graph` in tensorflow/python/framework/ops.py).
+_NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+
+
+def tensor_specs(input_signature: Any) -> Any:
+    """`input_signature` with every leaf as a `tf.TensorSpec`, same structure.
+
+    Args:
+        input_signature: a list or tuple with one item per positional argument;
+            each a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor,
+            or these nested in lists, tuples and dicts. The first axis of a
+            KerasTensor or tensor is the batch and becomes free. What sits in a
+            dict and has no name of its own is named by its key.
+
+    Raises:
+        ExportTypeError: something in it is none of these.
+        ExportValueError: a `keras.InputSpec` has no shape or no dtype.
+    """
+    if not isinstance(input_signature, list | tuple):
+        raise ExportTypeError(
+            f"Received input_signature={input_signature!r}. Expected a list or tuple with one "
+            "item per positional argument. Write `input_signature=[...]` around it."
+        )
+    specs = _convert(input_signature, None)
+    _check_distinct([spec.name for spec in tf.nest.flatten(specs) if spec.name])
+    return specs
+
+
+def model_signature(model: keras.Model) -> list[Any]:
+    """The signature of `model(inputs)`, or of `model(first, second, …)`.
+
+    Args:
+        model: a built model.
+
+    Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A subclassed
+    model does not record the dtypes that it is called with. They are those that
+    `fit` feeds or of `known_sample`, if one fits, and else the model's `input_dtype`.
+
+    Raises:
+        ExportError: the model is not built, or does not tell its input shapes; or
+            two inputs would have one name.
+    """
+    signature = _model_signature(model)
+    _check_distinct([spec.name for spec in tf.nest.flatten(signature)])
+    return signature
+
+
+def guesses_dtypes(model: keras.Model) -> bool:
+    """Whether the dtypes in a model's signature are a guess, for nothing tells them."""
+    return not has_declared_inputs(model) and call_dtypes(model, _called_specs(model)) is None
+
+
+def _model_signature(model: keras.Model) -> list[Any]:
+    check_model(model)
+    check_call(model)
+    if not model.built:
+        raise ExportValueError(
+            f"Model '{model.name}' has not been built, so its inputs are not known. "
+            "Call it on a batch, call `model.build(input_shape)`, or start it with `keras.Input`."
+        )
+    if isinstance(model, keras.Sequential):
+        return [_convert(list(_sequential_inputs(model)), "inputs")[0]]
+    if has_declared_inputs(model):
+        _check_names(model.input)
+        return [_convert(model.input, "inputs")]
+    return _called_signature(model)
+
+
+def flat_outputs(outputs: Any) -> dict[str, Any] | None:
+    """Nested `outputs` as one flat dict, or None if a signature can take them as they are.
+
+    A SavedModel signature returns tensors by name. TensorFlow names those of a
+    tensor, a flat sequence (``output_0``, …) or a flat dict itself.
+    """
+    items = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+    if not isinstance(items, list | tuple):
+        return None
+    if all(not isinstance(item, list | tuple | Mapping) for item in items):
+        return None
+    return dict(_named(outputs, ""))
+
+
+def _by_field(outputs: Any) -> Any:
+    """A named tuple as a dict, for its fields name the outputs; anything else as it is."""
+    return (
+        outputs._asdict() if isinstance(outputs, tuple) and hasattr(outputs, "_asdict") else outputs
+    )
+
+
+def named_outputs(outputs: Any) -> dict[str, Any]:
+    """What an endpoint returned, by the names its signature gives it."""
+    if (flat := flat_outputs(outputs)) is not None:
+        return flat
+    outputs = _by_field(outputs)
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    items = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return {f"output_{index}": item for index, item in enumerate(items)}
+
+
+def check_outputs(name: str, outputs: Any) -> None:
+    """Raise unless a signature can return what endpoint `name` returns."""
+    for path, item in _named(outputs, ""):
+        if not tf.is_tensor(item):
+            where = f" as '{path}'" if path else ""
+            what = "None" if item is None else f"a {type(item).__name__}"
+            raise ExportValueError(
+                f"Endpoint '{name}' returns {what}{where}. Expected tensors, or these nested in "
+                "lists, tuples and dicts."
+            )
+    if isinstance(outputs, Mapping) and any(not isinstance(key, str) for key in outputs):
+        raise ExportValueError(
+            f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings, "
+            "because they name the outputs of the signature."
+        )
+
+
+def check_input_names(name: str, inputs: Sequence[str]) -> None:
+    """Raise unless a SavedModel can have `inputs` as the names of the inputs of endpoint `name`.
+
+    TensorFlow finds this out when it saves, long after training began.
+    """
+    taken: dict[str, str] = {}
+    for given in inputs:
+        simple = re.sub(r"\W", "_", given, flags=re.ASCII)
+        is_taken = given == "self" or keyword.iskeyword(given)
+        if not _NODE_NAME.fullmatch(given) or is_taken:
+            better = f"{given}_" if is_taken else simple.strip("_") or "x"
+            raise ExportValueError(
+                f"Endpoint '{name}' has an input that is named {given!r}, which no SavedModel can "
+                "hold. Expected letters, digits, dots, dashes and underscores, and no keyword of "
+                f"Python. Name the `keras.Input` or the spec otherwise, such as {better!r}."
+            )
+        other = taken.setdefault(simple.casefold(), given)
+        if other is not given:
+            raise ExportValueError(
+                f"Endpoint '{name}' has inputs that are named {other!r} and {given!r}. To "
+                "TensorFlow these are the same name. Name them apart."
+            )
+
+
+def endpoint_info(signature: Any) -> EndpointInfo:
+    """Names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
+    return EndpointInfo(
+        inputs={name: _info(signature.inputs[name]) for name in sorted(signature.inputs)},
+        outputs={name: _info(signature.outputs[name]) for name in sorted(signature.outputs)},
+    )
+
+
+def _convert(spec: Any, name: str | None) -> Any:
+    if isinstance(spec, Mapping):
+        if others := [key for key in spec if not isinstance(key, str)]:
+            raise ExportValueError(
+                f"Received a dict of inputs with the keys {others}. Expected strings, because they "
+                "name the inputs of the signature."
+            )
+        prefix = f"{name}_" if name and name != "inputs" else ""
+        return {key: _convert(item, f"{prefix}{key}") for key, item in spec.items()}
+    if isinstance(spec, list | tuple):
+        names = [
+            f"{name}_{index}" if name and len(spec) > 1 else name for index in range(len(spec))
+        ]
+        items = [_convert(item, item_name) for item, item_name in zip(spec, names, strict=True)]
+        if isinstance(spec, tuple):
+            return type(spec)(*items) if hasattr(spec, "_fields") else tuple(items)
+        return items
+    return _leaf(spec, name)
+
+
+def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
+    if isinstance(spec, tf.TensorSpec):
+        return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
+    if isinstance(spec, keras.InputSpec):
+        if spec.shape is None or spec.dtype is None:
+            raise ExportValueError(
+                f"Received {spec!r} in an input signature. Expected both `shape` and `dtype`, "
+                "as in keras.InputSpec(shape=(None, 3), dtype='float32')."
+            )
+        return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
+    if isinstance(spec, keras.KerasTensor):
+        _check_dense(spec)
+        own_name = None if _AUTOMATIC_NAME.fullmatch(spec.name) else spec.name
+        return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, own_name or name)
+    if isinstance(spec, tf.Tensor | tf.Variable | keras.Variable):
+        return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, name)
+    raise ExportTypeError(
+        f"Received {spec!r} of type {type(spec)} in an input signature. Expected "
+        "`tf.TensorSpec`, `keras.InputSpec`, `keras.KerasTensor` or a tensor."
+    )
+
+
+def _check_dense(spec: keras.KerasTensor) -> None:
+    kinds = [kind for kind in ("sparse", "ragged") if getattr(spec, kind, False)]
+    if kinds:
+        raise ExportValueError(
+            f"Input '{spec.name}' is {kinds[0]}, for which signatures have no type. Register "
+            "endpoints of your own through the `endpoints` argument that take its components, "
+            "such as values and row splits, and make it of them."
+        )
+
+
+def _check_names(declared: Any) -> None:
+    """Raise if inputs are passed by the names of one another."""
+    if not isinstance(declared, Mapping):
+        return
+    for key, tensor in declared.items():
+        name = getattr(tensor, "name", key)
+        if name != key and name in declared:
+            raise ExportValueError(
+                f"The model takes as {key!r} an input that is named {name!r}, as which it takes "
+                "another. Requests would mix them up: name each `keras.Input` as its key."
+            )
+
+
+def _free_batch(shape: Sequence[int | None]) -> list[int | None]:
+    return [None, *shape[1:]] if len(shape) else []
+
+
+def _sequential_inputs(model: keras.Sequential) -> Any:
+    try:
+        return model.inputs
+    except AttributeError as error:
+        raise ExportValueError(
+            f"Model '{model.name}' is a `keras.Sequential` called with a list or dict, so it "
+            "does not tell its inputs. Build it as a functional model, "
+            "`keras.Model(inputs, outputs)`, or register endpoints with an `input_signature` of "
+            "your own through the `endpoints` argument."
+        ) from error
+
+
+def _called_specs(model: keras.Model) -> list[Any]:
+    """The specs of the call that built a model, for floats."""
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
+    if any(shape is None for shape in shapes.values()):
+        raise ExportValueError(
+            f"Model '{model.name}' does not tell the shapes of its inputs. Call it on a batch "
+            "before exporting, or register endpoints with an `input_signature` of your own "
+            "through the `endpoints` argument."
+        )
+    single = len(shapes) == 1
+    return [
+        _convert(
+            _from_shapes(shape, model.input_dtype),
+            "inputs" if single else name.removesuffix("_shape"),
+        )
+        for name, shape in shapes.items()
+    ]
+
+
+def _called_signature(model: keras.Model) -> list[Any]:
+    specs = _called_specs(model)
+    if (dtypes := call_dtypes(model, specs)) is None:
+        _check_dtype(model)
+        return specs
+    typed = [
+        tf.TensorSpec(spec.shape, dtype, spec.name)
+        for spec, dtype in zip(tf.nest.flatten(specs), dtypes, strict=True)
+    ]
+    packed: list[Any] = tf.nest.pack_sequence_as(specs, typed)
+    return packed
+
+
+def _check_dtype(model: keras.Model) -> None:
+    """Raise if a model that tells no dtypes may well take text: `input_dtype` is not that."""
+    text = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.Hashing)
+    if any(isinstance(layer, text) for layer in find_host_state([model]).layers):
+        raise ExportValueError(
+            f"Model '{model.name}' holds a layer for text, and does not tell whether it is called "
+            "with text or numbers. Register endpoints with an `input_signature` of your own "
+            "through the `endpoints` argument, such as [tf.TensorSpec((None,), tf.string)]."
+        )
+
+
+def _from_shapes(shape: Any, dtype: str) -> Any:
+    """Unnamed specs from the recorded shapes of a call; nested as the call's argument was."""
+    if isinstance(shape, Mapping):
+        return {key: _from_shapes(item, dtype) for key, item in shape.items()}
+    if all(axis is None or isinstance(axis, int) for axis in shape):
+        return tf.TensorSpec(_free_batch(shape), dtype)
+    return type(shape)([_from_shapes(item, dtype) for item in shape])
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Raise if two inputs would have one name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ExportValueError(
+            f"Two inputs of an endpoint would both be called {twice[0]!r}. Give them names apart: "
+            "other keys of the dict, other names of `keras.Input`, or specs with a `name`."
+        )
+
+
+def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
+    outputs = _by_field(outputs)
+    if isinstance(outputs, Mapping):
+        items = [(f"{name}_{key}" if name else str(key), item) for key, item in outputs.items()]
+    elif isinstance(outputs, list | tuple):
+        items = [(f"{name or 'output'}_{index}", item) for index, item in enumerate(outputs)]
+    else:
+        return [(name, outputs)]
+    named = [pair for item_name, item in items for pair in _named(item, item_name)]
+    if len({pair[0] for pair in named}) < len(named):
+        raise ExportValueError(
+            f"Two outputs of an endpoint would both be called one of "
+            f"{sorted({pair[0] for pair in named})}. Name them apart in a flat dict."
+        )
+    return named
+
+
+def _info(tensor: Any) -> TensorInfo:
+    components = tensor.composite_tensor.components
+    if components:  # A ragged tensor: its values come first.
+        return TensorInfo(shape=None, dtype=tf.dtypes.as_dtype(components[0].dtype).name)
+    axes = [axis.size if axis.size >= 0 else None for axis in tensor.tensor_shape.dim]
+    shape = None if tensor.tensor_shape.unknown_rank else tuple(axes)
+    return TensorInfo(shape=shape, dtype=tf.dtypes.as_dtype(tensor.dtype).name)

@@ -1,0 +1,136 @@
+"""Variables on disk: a TensorFlow checkpoint of which only what changed is written.
+
+A checkpoint may lie in several data files, its shards. A shard all of whose
+tensors are bit for bit those of an earlier export is hard-linked from there;
+all others are written. Tensors that change together end up in the same shard:
+one that is found half changed is split.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import tensorflow as tf
+
+from ..store.files import FileInfo, KnownFile, link_or_copy
+from ..store.record import ExportRecord
+from .shards import DIRECTORY, INDEXES, Shard, stored_shards, write_shard
+
+# A shard's unchanged part is worth a shard of its own from this share of it on.
+_WORTH_SPLITTING = 0.1
+
+
+class BundleWriter:
+    """Writes one checkpoint after another, linking what did not change."""
+
+    def __init__(self) -> None:
+        # Those of the last export that succeeded, and of one that is yet to.
+        self._shards: list[Shard] = []
+        self._written: list[Shard] = []
+
+    def write(
+        self,
+        directory: Path,
+        tensors: Mapping[str, tf.Tensor],
+        steady: Collection[str],
+        earlier: Callable[[], ExportRecord | None],
+    ) -> dict[str, FileInfo]:
+        """Write `tensors` by checkpoint key into ``directory/variables``.
+
+        Args:
+            directory: the version to be.
+            tensors: what to write.
+            steady: keys that are likely to stay as they are. If there is much
+                of them they get a shard of their own; if they change, no harm is done.
+            earlier: gives a version of the same base directory that is sound.
+                It is asked when the last export is not there to be linked.
+
+        Returns:
+            Size and digest of each file, by path relative to `directory`.
+        """
+        if not any(shard.data.is_intact() for shard in self._shards):
+            record = earlier()
+            self._shards = stored_shards(Path(record.path), record.files) if record else []
+        target, indexes = directory / DIRECTORY, directory / INDEXES
+        parts = target / "parts"
+        parts.mkdir(parents=True)
+        shards, groups = self._link(parts, tensors, steady)
+        for group in groups:
+            part = parts / str(len(shards))
+            shards.append(write_shard(part, {key: tensors[key] for key in group}))
+        for i, shard in enumerate(shards):
+            shard.index.put(indexes / f"{i}.index")
+        self._written = _join(shards, directory)
+        index = KnownFile.at(target / "variables.index")
+        files = [index, *(shard.data for shard in self._written)]
+        return {
+            **{f"{DIRECTORY}/{file.path.name}": file.info for file in files},
+            **{f"{INDEXES}/{i}.index": shard.index.known.info for i, shard in enumerate(shards)},
+        }
+
+    def moved(self, directory: Path) -> None:
+        """The last export was renamed to `directory`: link from there from now on."""
+        for shard in self._written:
+            shard.index.moved(directory / INDEXES)
+        self._shards = [
+            replace(shard, data=shard.data.under(directory / DIRECTORY)) for shard in self._written
+        ]
+
+    def _link(
+        self, parts: Path, tensors: Mapping[str, tf.Tensor], steady: Collection[str]
+    ) -> tuple[list[Shard], list[list[str]]]:
+        """Link the shards that can be; return them, and the keys of each shard to write."""
+        linked: list[Shard] = []
+        groups: list[list[str]] = []
+        pending = dict.fromkeys(tensors)
+        for shard in self._shards:
+            same = [key for key in shard.unchanged(tensors) if key in pending]
+            share = sum(shard.layout[key].size for key in same) / max(shard.data.info.size, 1)
+            is_whole = len(same) == len(shard.layout)
+            if is_whole and (link := shard.link(parts / str(len(linked)))):
+                linked.append(link)
+            elif share >= _WORTH_SPLITTING:
+                groups.append(same)
+            else:
+                continue
+            for key in same:
+                del pending[key]
+        # Strings are encoded on disk, numbers lie there as in memory.
+        strings = [key for key in pending if tensors[key].dtype == tf.string]
+        numbers = [key for key in pending if tensors[key].dtype != tf.string]
+        groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
+        return linked, [group for group in [*groups, strings] if group]
+
+
+def _apart(
+    keys: list[str], steady: Collection[str], tensors: Mapping[str, tf.Tensor]
+) -> list[list[str]]:
+    """The keys in one group, or in two if what is steady is worth a shard of its own."""
+    sizes = {key: tensors[key].dtype.size * tensors[key].shape.num_elements() for key in keys}
+    if sum(sizes[key] for key in steady) < _WORTH_SPLITTING * sum(sizes.values()):
+        return [keys]
+    return [[key for key in keys if key in steady], [key for key in keys if key not in steady]]
+
+
+def _join(shards: list[Shard], directory: Path) -> list[Shard]:
+    """Make one checkpoint of the shards in ``variables/parts``, in their order."""
+    target = directory / DIRECTORY
+    parts = [target / "parts" / str(i) for i in range(len(shards))]
+    for part in parts:
+        index = Path(f"{part}.index")
+        if not index.exists():
+            link_or_copy(directory / INDEXES / index.name, index)
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=[str(part) for part in parts],
+        destination_prefix=str(target / "variables"),
+        delete_old_dirs=False,
+    )
+    shutil.rmtree(target / "parts")
+    names = [f"variables.data-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))]
+    return [
+        replace(shard, data=replace(shard.data, path=target / name))
+        for shard, name in zip(shards, names, strict=True)
+    ]

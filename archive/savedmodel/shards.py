@@ -1,0 +1,209 @@
+"""A shard: one data file of a TensorFlow checkpoint, and how to write, link and find it.
+
+TensorFlow joins shards by the index file that each has alone. A version keeps
+these in ``assets.extra/shards``, so that any process can link its shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..store.files import FileInfo, KeptFile, KnownFile, sync
+
+DIRECTORY = "variables"
+INDEXES = "assets.extra/shards"
+
+# What is flushed to the disk at a time while a shard is being written.
+_FLUSHED_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A data file of an earlier export.
+
+    Attributes:
+        data: the file.
+        index: the index file that describes it alone.
+        layout: where in it each tensor is, by checkpoint key.
+        strings: the value of each string tensor in it; how these lie there is
+            TensorFlow's affair.
+    """
+
+    data: KnownFile
+    index: KeptFile
+    layout: Mapping[str, Place]
+    strings: Mapping[str, Any]
+
+    def unchanged(self, tensors: Mapping[str, tf.Tensor]) -> list[str]:
+        """The keys whose tensors are bit for bit what the file holds now."""
+        if not self.data.is_intact() or not self.data.info.size:
+            return []
+        try:
+            stored = np.memmap(self.data.path, np.uint8, mode="r")
+        except FileNotFoundError:
+            return []
+        return [key for key in self.layout if key in tensors and self._holds(key, tensors, stored)]
+
+    def link(self, prefix: Path) -> Shard | None:
+        """The same shard at another place; None if it is not there any more."""
+        data = self.data.share(_data(prefix))
+        return replace(self, data=data) if data else None
+
+    def _holds(self, key: str, tensors: Mapping[str, tf.Tensor], stored: Any) -> bool:
+        tensor, place = tensors[key], self.layout[key]
+        if tensor.dtype != place.dtype or tuple(tensor.shape) != place.shape:
+            return False
+        if tensor.dtype == tf.string:
+            return np.array_equal(tensor.numpy(), self.strings[key])
+        ours = _memory(tensor)
+        theirs = stored[place.offset : place.offset + place.size]
+        # What changed nearly always differs at once; do not read all of it for that.
+        head = slice(0, 4096)
+        return np.array_equal(ours[head], theirs[head]) and np.array_equal(ours, theirs)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor is in a shard, in bytes; strings have no size of their own."""
+
+    offset: int
+    size: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
+    """Write a shard; it is flushed and its digest is taken meanwhile."""
+    tensors = dict(sorted(tensors.items()))
+    strings = {key: item.numpy() for key, item in tensors.items() if item.dtype == tf.string}
+    with _Companion(prefix, [] if strings else list(tensors.values())) as companion:
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
+    data = _data(prefix)
+    layout, size = _layout({key: (item.dtype, item.shape) for key, item in tensors.items()})
+    # Should TensorFlow ever lay numbers out in another way, the file is what counts.
+    as_expected = not strings and data.stat().st_size == size
+    return Shard(
+        data=KnownFile.at(data, companion.sha256 if as_expected else None),
+        index=KeptFile.at(_index(prefix)),
+        layout=layout,
+        strings=strings,
+    )
+
+
+def stored_shards(version_dir: Path, files: Mapping[str, FileInfo]) -> list[Shard]:
+    """The shards of a version that verifies, whoever wrote it.
+
+    Args:
+        version_dir: the directory of the version.
+        files: size and digest of each of its files, by relative path.
+    """
+    data = sorted(name for name in files if name.startswith(f"{DIRECTORY}/variables.data-"))
+    stored = []
+    for i, name in enumerate(data):
+        if f"{INDEXES}/{i}.index" in files:
+            with suppress(OSError, ValueError, tf.errors.OpError):
+                stored.append(_stored_shard(version_dir, i, name, files[name]))
+    return stored
+
+
+def _stored_shard(version_dir: Path, number: int, data_name: str, data_info: FileInfo) -> Shard:
+    prefix = version_dir / INDEXES / str(number)
+    alone = tf.train.load_checkpoint(str(prefix))
+    shapes, dtypes = alone.get_variable_to_shape_map(), alone.get_variable_to_dtype_map()
+    whole = tf.train.load_checkpoint(str(version_dir / DIRECTORY / "variables"))
+    strings = {key: whole.get_tensor(key) for key in shapes if dtypes[key] == tf.string}
+    layout, size = _layout({key: (dtypes[key], shapes[key]) for key in sorted(shapes)})
+    if not strings and size != data_info.size:
+        raise ValueError(f"'{data_name}' is not laid out as `write_shard` does it")
+    return Shard(
+        data=KnownFile.at(version_dir / data_name, data_info.sha256),
+        index=KeptFile.at(_index(prefix)),
+        layout=layout,
+        strings=strings,
+    )
+
+
+def _layout(tensors: Mapping[str, tuple[Any, Sequence[int]]]) -> tuple[dict[str, Place], int]:
+    """Where each tensor will be: numbers lie one after the other, as they are in memory
+    (``tensorflow/core/util/tensor_bundle/tensor_bundle.h``)."""
+    layout, offset = {}, 0
+    for key, (dtype, shape) in tensors.items():
+        size = 0 if dtype == tf.string else int(np.prod(shape, dtype=int)) * dtype.size
+        layout[key] = Place(offset, size, tuple(shape), dtype)
+        offset += size
+    return layout, offset
+
+
+class _Companion(threading.Thread):
+    """Takes the SHA-256 digest of tensors, and flushes the file they are being written to.
+
+    Flushing a large file takes as long as writing it; it need not begin after it.
+
+    Attributes:
+        sha256: the digest, hexadecimal, if it could be taken.
+    """
+
+    sha256: str | None = None
+
+    def __init__(self, prefix: Path, tensors: Sequence[tf.Tensor]) -> None:
+        super().__init__(name="keras-export-digest")
+        self._prefix = prefix
+        self._tensors = tensors
+        self._is_wanted = True
+
+    def __enter__(self) -> _Companion:
+        with suppress(RuntimeError):  # The interpreter is ending and starts no more threads.
+            self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_wanted = kind is None
+        if self.ident is not None:
+            self.join()
+
+    def run(self) -> None:
+        digest = hashlib.sha256()
+        with suppress(Exception):  # Whatever it is, the file can be read instead.
+            for tensor in self._tensors:
+                content = _memory(tensor).data
+                for start in range(0, len(content), _FLUSHED_BYTES):
+                    if not self._is_wanted:
+                        return
+                    block = content[start : start + _FLUSHED_BYTES]
+                    digest.update(block)
+                    if len(block) == _FLUSHED_BYTES:
+                        self._flush()
+            self.sha256 = digest.hexdigest()
+
+    def _flush(self) -> None:
+        # Until it is complete, the file's name ends in something of TensorFlow's own.
+        for path in self._prefix.parent.glob(f"{self._prefix.name}.data-*"):
+            with suppress(OSError):  # Publishing flushes once more, and fails if that does.
+                sync(path)
+
+
+def _data(prefix: Path) -> Path:
+    return Path(f"{prefix}.data-00000-of-00001")
+
+
+def _index(prefix: Path) -> Path:
+    return Path(f"{prefix}.index")
+
+
+def _memory(tensor: tf.Tensor) -> Any:
+    """The bytes of a tensor, shared with it where it is in host memory."""
+    return np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8)

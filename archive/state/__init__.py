@@ -1,0 +1,1 @@
+"""What a model holds, found, named and put back."""

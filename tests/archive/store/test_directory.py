@@ -1,0 +1,670 @@
+"""What a user can ask of a base directory, and what others may have put there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support.properties import untimed
+from support.versions import (
+    FILES,
+    a_record,
+    file_infos,
+    rewrite_manifest,
+    tree,
+    write_files,
+    write_version,
+)
+
+from keras_export_callbacks import ExportDirectory, ExportError, KeepBest, KeepLatest
+from keras_export_callbacks.archive.errors import (
+    DamagedVersionError,
+    NewerVersionError,
+    StorageError,
+    SupersededError,
+    VersionNotFoundError,
+)
+from keras_export_callbacks.archive.store import directory as directory_module
+from keras_export_callbacks.archive.store.directory import publish_record
+from keras_export_callbacks.archive.store.publish import STAGING, workspace
+from keras_export_callbacks.archive.store.record import MANIFEST, MANIFEST_DIGEST
+from keras_export_callbacks.archive.store.versions import MAX_VERSION
+
+BASE = Path("base")
+SOURCE = Path("trials", "trial_0", "3")
+
+
+@pytest.fixture
+def base() -> ExportDirectory:
+    """A base directory with the versions 1, 2 and 3."""
+    for version in (1, 2, 3):
+        write_version(BASE, version, metrics={"m": float(version % 3)})
+    return ExportDirectory(BASE)
+
+
+@pytest.fixture
+def source() -> Path:
+    """A version somewhere else."""
+    return write_version(SOURCE.parent, 3, metrics={"m": 0.5}, trial="0")
+
+
+# What is there.
+
+
+def test_a_base_directory_need_not_exist() -> None:
+    absent = ExportDirectory("absent")
+    assert absent.versions() == []
+    assert absent.records() == []
+    assert absent.latest() is None
+    assert absent.best("m", "min") is None
+    assert absent.prune(KeepLatest(1)) == []
+    with pytest.raises(VersionNotFoundError, match=r"no version 1 in '.*/absent'. It holds no "):
+        absent.record(1)
+    assert not Path("absent").exists()
+
+
+def test_versions_are_told_in_order(base: ExportDirectory) -> None:
+    write_version(BASE, 10)
+    assert base.versions() == [1, 2, 3, 10]
+    assert [record.version for record in base.records()] == [1, 2, 3, 10]
+    latest = base.latest()
+    assert latest is not None
+    assert latest == base.record(10) == a_record(10, path=BASE.absolute() / "10")
+
+
+def test_the_best_is_told_by_metric(base: ExportDirectory) -> None:
+    for mode, version in (("min", 3), ("max", 2)):
+        best = base.best("m", mode)  # type: ignore[arg-type]
+        assert best is not None
+        assert best.version == version
+    assert base.best("other", "min") is None
+
+
+def test_only_canonical_directories_are_versions_but_no_taken_number_is_given_out(
+    base: ExportDirectory, source: Path
+) -> None:
+    Path(BASE, "11").write_text("a file")
+    for name in ("007", "+12", " 13", "-20", os.fsdecode(b"\xff"), os.fsdecode(b"21\xff")):
+        Path(BASE, name).mkdir()
+    Path(BASE, "14").symlink_to(source.resolve())
+    assert base.versions() == [1, 2, 3]
+    assert base.publish(source).version == 15
+    assert base.prune(1) == [1, 2, 3]
+
+
+def test_the_highest_int64_is_listed_and_nothing_is_published_above_it(
+    base: ExportDirectory, source: Path
+) -> None:
+    write_files(Path(BASE, str(MAX_VERSION)))
+    assert base.versions() == [1, 2, 3, MAX_VERSION]
+    before = tree(BASE)
+    with pytest.raises(ExportError, match="no version can be higher"):
+        base.publish(source)
+    assert tree(BASE) == before
+
+
+def test_a_linked_version_is_not_ours(base: ExportDirectory, source: Path) -> None:
+    elsewhere = write_version(Path("elsewhere"), 9)
+    Path(BASE, "9").symlink_to(elsewhere.resolve())
+    before = tree(Path("elsewhere"))
+    assert base.versions() == [1, 2, 3]
+    for ask in (base.record, base.verify):
+        with pytest.raises(
+            VersionNotFoundError, match=r"no version 9 in '.*base'. It holds 1, 2, 3"
+        ):
+            ask(9)
+    with pytest.raises(VersionNotFoundError, match="no version 9"):
+        ExportDirectory("other").publish(BASE / "9")
+    assert base.prune(1) == [1, 2]
+    assert tree(Path("elsewhere")) == before
+    assert Path(BASE, "9").is_symlink()
+
+
+def test_the_base_directory_itself_may_be_a_link(base: ExportDirectory, source: Path) -> None:
+    Path("served").symlink_to(BASE.resolve())
+    served = ExportDirectory("served")
+    assert served.versions() == [1, 2, 3]
+    assert served.publish(source).path == Path("served", "4").absolute()
+    assert base.versions() == [1, 2, 3, 4]
+
+
+def test_a_file_is_no_base_directory(source: Path) -> None:
+    Path("file").write_text("")
+    for path in ("file", "file/base"):
+        directory = ExportDirectory(path)
+        with pytest.raises(ExportError, match=f"/{path}' cannot be read: .*Not a directory"):
+            directory.versions()
+        with pytest.raises(ExportError, match=f"='.*/{path}', but '.*/file' is not a d"):
+            directory.publish(source)
+
+
+def without_manifest(version: Path) -> None:
+    (version / MANIFEST).unlink()
+
+
+def with_a_damaged_one(version: Path) -> None:
+    (version / MANIFEST).write_text("{")
+
+
+def with_a_file_in_its_place(version: Path) -> None:
+    (version / "assets.extra").rename("moved")
+    (version / "assets.extra").write_text("")
+
+
+@pytest.mark.parametrize("damage", [without_manifest, with_a_damaged_one, with_a_file_in_its_place])
+def test_what_has_no_readable_manifest_is_told_and_left_alone(
+    base: ExportDirectory, damage: Callable[[Path], None]
+) -> None:
+    damage(BASE / "1")
+    assert base.versions() == [1, 2, 3]
+    assert [record.version for record in base.records()] == [2, 3]
+    with pytest.raises(DamagedVersionError) as raised:
+        base.record(1)
+    assert base.verify(1) == [str(raised.value)]
+    assert base.prune(1) == [2]
+    assert base.versions() == [1, 3]
+
+
+def test_manifests_are_read_again_only_when_they_were_replaced(
+    base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = directory_module.read_record
+    monkeypatch.setattr(
+        directory_module, "read_record", lambda path: read.append(path.name) or real(path)
+    )
+    first = base.records()
+    assert base.records() == first
+    assert read == ["1", "2", "3"]
+    replaced = BASE / "2" / MANIFEST
+    replaced.rename("old")
+    replaced.write_text(a_record(2, reason="replaced").to_json())
+    assert [record.reason for record in base.records()] == ["requested", "replaced", "requested"]
+    assert read == ["1", "2", "3", "2"]
+    assert base.prune(1) == [1, 2]
+    assert [record.version for record in base.records()] == [3]
+
+
+# What a later version of this library has written.
+
+NEWER = "A later version of this library wrote '.*{}': its manifest has schema 2, this one knows 1"
+
+
+def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> None:
+    files = {name: {"size": 1, "sha256": "", "mtime": 2**64} for name in FILES}
+    rewrite_manifest(BASE / "2", files=files)
+    best = base.best("m", "max")
+    assert best is not None
+    assert best.version == 2
+    assert base.prune(KeepLatest(1) | KeepBest(1, monitor="m", mode="max")) == [1]
+
+
+def test_a_newer_manifest_is_told_once(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "2", schema=2)
+    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. It is not removed") as told:
+        best = base.best("m", "max")
+    assert len(told) == 1
+    assert best is not None
+    assert (best.version, best.schema) == (2, 2)
+    assert base.record(2) == best
+    latest = base.latest()
+    assert latest is not None
+    assert latest.version == 3
+    with pytest.warns(UserWarning, match=NEWER.format(2)):
+        ExportDirectory(BASE).record(2)
+
+
+def test_a_newer_manifest_without_metrics_is_told_to_be_beaten(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "2", schema=2, metrics=[["m", 2.0]], epoch="3")
+    with pytest.warns(UserWarning, match=r"Not read: epoch, metrics\. A worse version may be"):
+        best = base.best("m", "max")
+    assert best is not None
+    assert best.version == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"metrics": 1}, {"created": 5, "files": []}])
+def test_a_newer_version_is_never_removed(base: ExportDirectory, changes: dict[str, Any]) -> None:
+    rewrite_manifest(BASE / "1", schema=3, **changes)
+    with pytest.warns(UserWarning, match="It is not removed here"):
+        assert base.prune(1) == [2]
+    assert base.versions() == [1, 3]
+
+
+def test_a_newer_version_is_verified_by_the_digests_that_can_be_read(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "1", schema=2, novelty=1)
+    rewrite_manifest(BASE / "2", schema=2, files={"saved_model.pb": {"blake3": ""}})
+    assert base.verify(1) == []
+    flip(BASE / "1")
+    assert base.verify(1) == ["'saved_model.pb' has other contents than were published"]
+    (problem,) = base.verify(2)
+    assert re.search(r"cannot be verified: a later version.*\(schema 2\). Upgrade", problem)
+
+
+def test_a_newer_version_is_not_copied(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "1", schema=2)
+    before = tree(BASE)
+    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, this one wr"):
+        base.publish(BASE / "1")
+    assert tree(BASE) == before
+
+
+# verify
+
+
+def test_a_sound_version_has_no_problems(base: ExportDirectory) -> None:
+    assert base.verify(1) == []
+
+
+BYTES = [(name, place) for name, content in FILES.items() for place in range(len(content))]
+
+
+@settings(untimed, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(BYTES), st.integers(1, 255))
+@example(("saved_model.pb", 0), 1)
+def test_every_changed_byte_is_found(
+    base: ExportDirectory, place: tuple[str, int], change: int
+) -> None:
+    name, offset = place
+    content = bytearray(FILES[name])
+    content[offset] ^= change
+    try:
+        (BASE / "1" / name).write_bytes(content)
+        assert base.verify(1) == [f"'{name}' has other contents than were published"]
+    finally:
+        (BASE / "1" / name).write_bytes(FILES[name])
+
+
+@pytest.mark.parametrize("name", [MANIFEST, MANIFEST_DIGEST])
+def test_every_changed_byte_of_the_manifest_is_found(base: ExportDirectory, name: str) -> None:
+    path = BASE / "1" / name
+    published = path.read_bytes()
+    for offset in range(len(published)):
+        path.write_bytes(
+            published[:offset] + bytes([published[offset] ^ 1]) + published[offset + 1 :]
+        )
+        assert any("export.json" in problem for problem in ExportDirectory(BASE).verify(1))
+
+
+def test_a_digest_of_any_size_is_found_without_reading_it(base: ExportDirectory) -> None:
+    os.truncate(BASE / "1" / MANIFEST_DIGEST, 2**40)  # A hole, which takes no space.
+    assert base.verify(1) == [
+        f"'{MANIFEST}' or '{MANIFEST_DIGEST}' has other contents than were published"
+    ]
+
+
+def test_a_manifest_without_its_digest_is_found(base: ExportDirectory) -> None:
+    (BASE / "1" / MANIFEST_DIGEST).unlink()
+    assert base.verify(1) == [f"'{MANIFEST_DIGEST}' is missing"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_that_grew_or_shrank_is_found(base: ExportDirectory, name: str) -> None:
+    published = len(FILES[name])
+    for size in {published + 1, max(published - 1, 0), 0} - {published}:
+        (BASE / "1" / name).write_bytes((FILES[name] + b"!")[:size])
+        assert base.verify(1) == [f"'{name}' has {size} bytes, {published} were published"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_missing_file_is_found(base: ExportDirectory, name: str) -> None:
+    (BASE / "1" / name).unlink()
+    assert base.verify(1) == [f"'{name}' is missing"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["new", "variables/new", "a/b/new", ".hidden", "assets.extra/x", ".unfinished-x/new"],
+)
+def test_every_added_file_is_found(base: ExportDirectory, name: str) -> None:
+    write_files(BASE / "1", {name: b""})
+    assert base.verify(1) == [f"'{name}' was added"]
+
+
+def test_what_poses_as_a_writers_marker_is_found(base: ExportDirectory) -> None:
+    (BASE / "1" / ".unfinished-x").write_bytes(b"")
+    assert base.verify(1) == []
+    (BASE / "1" / ".unfinished-x").write_bytes(b"content")
+    assert base.verify(1) == ["'.unfinished-x' was added"]
+
+
+def test_names_that_are_not_utf8_are_told_so_that_they_can_be_printed(
+    base: ExportDirectory,
+) -> None:
+    Path(BASE, "1", os.fsdecode(b"\xff")).write_bytes(b"")
+    assert base.verify(1) == [r"'\udcff' was added"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_in_place_of_a_file_is_found(base: ExportDirectory, name: str) -> None:
+    path = BASE / "1" / name
+    path.symlink_to(path.rename("same_contents").resolve())
+    assert base.verify(1) == [f"'{name}' is not a regular file"]
+
+
+def test_a_link_in_place_of_a_directory_is_found(base: ExportDirectory) -> None:
+    path = BASE / "1" / "variables"
+    path.symlink_to(path.rename("same_contents").resolve())
+    assert base.verify(1) == [
+        "'variables' was added",
+        "'variables/variables.data-00000-of-00001' is missing",
+        "'variables/variables.index' is missing",
+    ]
+
+
+def test_a_pipe_in_place_of_a_file_is_found(base: ExportDirectory) -> None:
+    (BASE / "1" / "saved_model.pb").unlink()
+    os.mkfifo(BASE / "1" / "saved_model.pb")
+    assert base.verify(1) == ["'saved_model.pb' is not a regular file"]
+
+
+def test_all_problems_are_told(base: ExportDirectory) -> None:
+    (BASE / "1" / "saved_model.pb").unlink()
+    (BASE / "1" / "fingerprint.pb").write_bytes(b"")
+    write_files(BASE / "1", {"new": b""})
+    assert base.verify(1) == [
+        "'fingerprint.pb' has 0 bytes, 13 were published",
+        "'new' was added",
+        "'saved_model.pb' is missing",
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(
+    base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(directory_module, "sha256_of", broken)
+    assert "'saved_model.pb' cannot be read: Input/output error" in base.verify(1)
+
+
+# prune
+
+
+def test_prune_removes_what_the_policy_does_not_keep(base: ExportDirectory) -> None:
+    write_version(BASE, 4)
+    assert base.prune(KeepLatest(2) | KeepBest(1, "m", "max")) == [1]
+    assert base.versions() == [2, 3, 4]
+    assert base.prune(2) == [2]
+    assert base.prune(2) == []
+    assert tree(BASE).keys() & {"3", "4", STAGING} == {"3", "4"}
+
+
+def test_prune_spares_the_best_it_was_exported_for(base: ExportDirectory) -> None:
+    write_version(BASE, 4, monitor="val_loss", mode="min", value=0.5)
+    write_version(BASE, 5, monitor="val_loss", mode="min", value=0.75)
+    write_version(BASE, 6)
+    assert base.prune(1) == [1, 2, 3, 5]
+
+
+def test_prune_goes_on_where_another_writer_was_first(
+    base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = base.records()
+    monkeypatch.setattr(base, "records", lambda: records)
+    assert ExportDirectory(BASE).prune(2) == [1]
+    assert base.prune(1) == [2]
+    assert base.versions() == [3]
+
+
+def test_prune_tells_what_could_not_be_removed_and_goes_on(
+    base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(old: Any, new: Any) -> None:
+        if Path(old) == BASE.absolute() / "1":
+            raise PermissionError(1, "Operation not permitted", str(old))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.warns(UserWarning, match=r"Version 1 in '.*/base' could not be removed.*permitted"):
+        assert base.prune(1) == [2]
+    assert base.versions() == [1, 3]
+
+
+# publish
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_publish_makes_the_next_version_with_the_same_files(
+    base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch, can_link: bool
+) -> None:
+    if not can_link:
+        monkeypatch.delattr(os, "link")
+        monkeypatch.setattr(os, "link", _refuse, raising=False)
+    before = tree(source)
+    record = base.publish(source)
+    assert record.path == BASE.absolute() / "4"
+    original = ExportDirectory(source.parent).record(3)
+    assert record == replace(original, path=record.path, version=4, created=record.created)
+    assert record.created > original.created
+    assert base.record(4) == record
+    assert base.verify(4) == []
+    assert tree(source) == before
+    assert {name: (BASE / "4" / name).read_bytes() for name in FILES} == FILES
+    assert not (BASE / STAGING).exists()
+
+
+def _refuse(*args: Any, **kwargs: Any) -> None:
+    raise OSError("Operation not supported")
+
+
+def test_an_older_version_is_published_again(base: ExportDirectory) -> None:
+    assert base.publish(BASE / "1").version == 4
+    assert base.verify(1) == base.verify(4) == []
+    assert base.prune(1) == [1, 2, 3]
+    assert base.verify(4) == []
+
+
+def test_publish_makes_the_base_directory(source: Path) -> None:
+    assert ExportDirectory("new/base").publish(f"{source}/").version == 1
+
+
+def without_a_graph(version: Path) -> None:
+    files = {name: content for name, content in FILES.items() if name != "saved_model.pb"}
+    write_version(version.parent, int(version.name), files=file_infos(files))
+    (version / "saved_model.pb").unlink()
+
+
+def flip(version: Path) -> None:
+    (version / "saved_model.pb").write_bytes(b"A graph")
+
+
+def add_a_link(version: Path) -> None:
+    (version / "secret").symlink_to("/etc/passwd")
+
+
+def put_a_link(version: Path) -> None:
+    (version / "saved_model.pb").unlink()
+    (version / "saved_model.pb").symlink_to("/etc/passwd")
+
+
+def put_a_pipe(version: Path) -> None:
+    (version / "saved_model.pb").unlink()
+    os.mkfifo(version / "saved_model.pb")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_manifest, "has no 'assets.extra/export.json'"),
+        (with_a_damaged_one, "export.json' cannot be used"),
+        (without_a_graph, "'saved_model.pb' is missing"),
+        (flip, "'saved_model.pb' has other contents"),
+        (add_a_link, "'secret' was added"),
+        (put_a_link, "'saved_model.pb' is not a regular file"),
+        (put_a_pipe, "'saved_model.pb' is not a regular file"),
+    ],
+)
+def test_a_damaged_source_is_refused(
+    base: ExportDirectory, source: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(source)
+    before = tree(BASE)
+    with pytest.raises(DamagedVersionError, match=message):
+        base.publish(source)
+    assert tree(BASE) == before
+
+
+@pytest.mark.parametrize("path", ["trials", "trials/best", "trials/007", "."])
+def test_a_source_is_the_directory_of_a_version(base: ExportDirectory, path: str) -> None:
+    with pytest.raises(ExportError, match=r"Received source_version_path=.* whose name is its num"):
+        base.publish(path)
+
+
+def test_a_source_exists(base: ExportDirectory, source: Path) -> None:
+    with pytest.raises(VersionNotFoundError, match=r"no version 4 in .*trial_0'. It holds 3"):
+        base.publish(source.with_name("4"))
+
+
+def test_a_source_that_goes_away_meanwhile_is_told(
+    base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = directory_module.fetch
+
+    def fetch(path: Path, target: Path) -> None:
+        shutil.rmtree(source, ignore_errors=True)  # As another writer prunes.
+        original(path, target)
+
+    monkeypatch.setattr(directory_module, "fetch", fetch)
+    before = tree(BASE)
+    with pytest.raises(DamagedVersionError, match=rf"'.*{source}' cannot be published: .* missing"):
+        base.publish(source)
+    assert tree(BASE) == before
+
+
+@pytest.fixture(scope="module")
+def touched() -> Iterator[list[str]]:
+    """The paths that this process opens, links or moves."""
+    paths: list[str] = []
+    is_on = True
+
+    def note(event: str, args: tuple[Any, ...]) -> None:
+        if is_on and event in ("open", "os.link", "os.rename", "shutil.copyfile"):
+            paths.extend(str(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike))
+
+    sys.addaudithook(note)  # For good: it cannot be taken back, only told to be still.
+    yield paths
+    is_on = False
+
+
+OUTSIDE = ["../../../secret", "{here}/secret", "variables/../../../../secret", "..", ".", "", "/"]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "secret\0"])
+def test_no_manifest_reaches_out_of_its_version(
+    base: ExportDirectory, source: Path, touched: list[str], name: str
+) -> None:
+    secret = Path("secret")
+    secret.write_bytes(b"secret")
+    name = name.format(here=Path.cwd())
+    # The digest is right, so that only the name speaks against it.
+    infos = file_infos(FILES) | {name: file_infos({"": b"secret"})[""]}
+    (source / MANIFEST).write_text(a_record(3, files=infos).to_json())
+    before = tree(Path.cwd())
+    touched.clear()
+    with pytest.raises(DamagedVersionError, match="is missing"):
+        base.publish(source)
+    assert not any("secret" in path for path in touched)
+    assert any("saved_model.pb" in path for path in touched)
+    assert tree(Path.cwd()) == before
+
+
+@pytest.mark.parametrize("seen_by", ["versions", "records", "latest", "publish"])
+def test_numbers_go_on_when_a_directory_is_emptied_under_one_who_publishes(
+    seen_by: str, source: Path
+) -> None:
+    directory = ExportDirectory("emptied")
+    for _ in range(2):
+        ExportDirectory("emptied").publish(source)
+    if seen_by == "publish":
+        directory.publish(source)
+    else:
+        getattr(directory, seen_by)()
+    highest = max(directory.versions()) if seen_by == "publish" else 2
+    shutil.rmtree("emptied")
+    assert directory.publish(source).version == highest + 1
+    assert ExportDirectory("emptied").versions() == [highest + 1]
+
+
+# publish_record
+
+
+def test_a_record_is_published_as_it_will_be_read() -> None:
+    base_dir = BASE.absolute()
+    with workspace(base_dir) as space:
+        staged = space.stage()
+        write_files(staged)
+        record = publish_record(staged, a_record(0, path=staged, created=""), base_dir)
+    assert record == ExportDirectory(base_dir).record(1)
+    assert record.write_seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("epoch", "3", ExportError),
+        ("step", 1.5, ExportError),
+        ("value", float("nan"), ValueError),
+        ("reason", object(), TypeError),
+    ],
+)
+def test_what_no_one_could_read_is_not_published(
+    field: str, value: object, error: type[Exception]
+) -> None:
+    with workspace(BASE) as space:
+        staged = space.stage()
+        write_files(staged)
+        with pytest.raises(error):
+            publish_record(staged, a_record(0, **{field: value}), BASE)
+    assert tree(BASE) == {}
+
+
+def test_what_is_not_wanted_any_more_is_not_published() -> None:
+    write_version(BASE, 1)
+    before = tree(BASE)
+    with workspace(BASE) as space:
+        staged = space.stage()
+        write_files(staged)
+        with pytest.raises(SupersededError):
+            publish_record(staged, a_record(0), BASE, None, check=superseded)
+    assert tree(BASE) == before
+
+
+def superseded() -> None:
+    raise SupersededError
+
+
+def test_the_time_of_writing_ends_with_the_commit() -> None:
+    with workspace(BASE) as space:
+        staged = space.stage()
+        write_files(staged)
+        start = time.perf_counter()
+        record = publish_record(staged, a_record(0), BASE, snapshot_time=start - 100)
+        passed = time.perf_counter() - start
+    assert 100 <= record.write_seconds <= 100 + passed
+
+
+def test_refused_by_the_system_is_an_error_of_ours(
+    base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Any, *args: Any) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    for ask in (lambda: base.publish(source), lambda: base.prune(1)):
+        with pytest.raises(StorageError, match=r"/base' cannot be written: .*No space") as seen:
+            ask()
+        assert isinstance(seen.value, OSError)
+    assert base.versions() == [1, 2, 3]

@@ -1,0 +1,558 @@
+"""Publishing: by one rename, among other writers, over what dead ones left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import run_python
+from support.versions import FILES, tree, write_files, write_version
+
+from keras_export_callbacks import ExportDirectory, KeepBest, KeepLatest
+from keras_export_callbacks.archive.errors import StorageError
+from keras_export_callbacks.archive.store.publish import (
+    STAGING,
+    Workspace,
+    publish,
+    remove,
+    sweep,
+    workspace,
+)
+from keras_export_callbacks.archive.store.remote import RemotePath, VersionPath
+from keras_export_callbacks.archive.store.versions import Numbers
+
+BASE = Path("base")
+
+
+def a_staged_version(space: Workspace) -> Path:
+    staged = space.stage()
+    write_files(staged)
+    return staged
+
+
+def first_time(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Callable[..., Any]:
+    """Decorate a function to be called, once, with the real one in place of `module.name`."""
+
+    def decorate(interlude: Callable[..., Any]) -> None:
+        real = getattr(module, name)
+
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(module, name, real)
+            result = interlude(real, *args, **kwargs)
+            if result is NotImplemented:  # Not the call that is meant.
+                monkeypatch.setattr(module, name, patched)
+                return real(*args, **kwargs)
+            return result
+
+        monkeypatch.setattr(module, name, patched)
+
+    return decorate
+
+
+# One rename.
+
+
+def test_a_version_appears_complete_and_staging_goes_away() -> None:
+    seen: list[Any] = []
+
+    def finish(version: int) -> None:
+        seen.append((version, os.listdir(BASE)))
+        (staged / "last").write_text(str(version))
+
+    with workspace(BASE) as space:
+        staged = a_staged_version(space)
+        assert publish(staged, BASE, finish) == BASE / "1"
+    assert seen == [(1, [STAGING])]
+    assert tree(BASE / "1").keys() == {*FILES, "last", "assets", "assets.extra", "variables"}
+    assert os.listdir(BASE) == ["1"]
+
+
+@pytest.mark.parametrize("base", [BASE, RemotePath(BASE)], ids=["renamed", "copied"])
+def test_a_directory_that_is_emptied_does_not_start_again(base: VersionPath) -> None:
+    numbers = Numbers()
+    with workspace(BASE) as space:
+        for expected in ("1", "2", "3"):
+            assert publish(a_staged_version(space), base, lambda _: None, numbers).name == expected
+            shutil.rmtree(BASE / expected)
+        # A number that is given out, and not used, is given out again.
+        with pytest.raises(ZeroDivisionError):
+            publish(a_staged_version(space), base, lambda _: 1 / 0, numbers)  # type: ignore[arg-type,return-value]
+        assert publish(a_staged_version(space), base, lambda _: None, numbers).name == "4"
+        assert publish(a_staged_version(space), base, lambda _: None).name == "5"
+
+
+def test_one_workspace_serves_many_versions() -> None:
+    with workspace(BASE) as space:
+        staged = [a_staged_version(space) for _ in range(3)]
+        assert [publish(each, BASE, lambda version: None).name for each in staged] == list("123")
+
+
+def test_what_fails_in_finish_publishes_nothing_and_locks_no_one_out() -> None:
+    def fail(version: int) -> None:
+        raise RuntimeError("no luck")
+
+    write_version(BASE, 1)
+    before = tree(BASE)
+    with workspace(BASE) as space:
+        staged = a_staged_version(space)
+        with pytest.raises(RuntimeError, match="no luck"):
+            publish(staged, BASE, fail)
+        assert publish(staged, BASE, lambda version: None) == BASE / "2"
+    shutil.rmtree(BASE / "2")
+    assert tree(BASE) == before
+
+
+def test_everything_is_on_the_disk_before_the_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    names: dict[tuple[int, int], str] = {}
+
+    def noting(name: str, path_of: Callable[..., Path]) -> None:
+        real = getattr(os, name)
+
+        def call(*args: Any) -> Any:
+            done.append((name, path_of(*args).name))
+            return real(*args)
+
+        monkeypatch.setattr(os, name, call)
+
+    def path_of_descriptor(descriptor: int) -> Path:
+        status = os.fstat(descriptor)
+        return Path(names.get((status.st_dev, status.st_ino), "?"))
+
+    with workspace(BASE) as space:
+        staged = a_staged_version(space)
+        for path in [BASE, staged, *staged.rglob("*")]:
+            status = path.stat()
+            names[status.st_dev, status.st_ino] = path.name
+        noting("fsync", path_of_descriptor)
+        noting("rename", lambda old, new: Path(new))
+        publish(staged, BASE, lambda version: done.append(("finish", str(version))))
+    contents = {("fsync", path.name) for path in [BASE / "1", *(BASE / "1").rglob("*")]}
+    contents = contents - {("fsync", "1")} | {("fsync", staged.name)}
+    finish = done.index(("finish", "1"))
+    assert set(done[:finish]) == contents
+    assert done[finish + 1 :] == [("rename", "1"), ("fsync", "base")]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_permissions_follow_the_umask(umask: int) -> None:
+    write_version(Path("source"), 1)
+    before = os.umask(umask)
+    try:
+        path = ExportDirectory(BASE).publish("source/1").path
+    finally:
+        os.umask(before)
+    for directory in (BASE, path, path / "variables", path / "assets.extra"):
+        assert directory.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert (path / "assets.extra" / "export.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_removed_version_is_gone_even_if_its_files_resist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resist(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    version = write_version(BASE, 1)
+    with monkeypatch.context() as patch, workspace(BASE) as space:
+        patch.setattr(os, "unlink", resist)
+        patch.setattr(os, "remove", resist)
+        remove(version, space)
+    assert ExportDirectory(BASE).versions() == []
+    assert (BASE / STAGING).exists()
+    Workspace(BASE).close()
+    assert os.listdir(BASE) == []
+
+
+# Other writers.
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling link"])
+def test_what_another_put_there_meanwhile_is_not_overwritten(kind: str) -> None:
+    asked: list[int] = []
+
+    def finish(version: int) -> None:
+        asked.append(version)
+        path = BASE / str(version)
+        if len(asked) > 1:
+            return
+        if kind == "file":
+            path.write_text("theirs")
+        elif kind == "directory":
+            write_files(path, {"theirs": b""})
+        else:
+            path.symlink_to(Path.cwd() if kind == "link" else "nowhere")
+        theirs.update(tree(BASE / "1") if kind == "directory" else {"": None})
+
+    theirs: dict[str, Any] = {}
+    with workspace(BASE) as space:
+        assert publish(a_staged_version(space), BASE, finish) == BASE / "2"
+    assert asked == [1, 2]
+    if kind == "directory":
+        assert tree(BASE / "1") == theirs
+    else:
+        assert not (BASE / "1" / "saved_model.pb").exists()
+
+
+def test_no_one_else_takes_a_number_while_one_is_finished() -> None:
+    def finish(version: int) -> None:
+        descriptor = os.open(BASE, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+
+    with workspace(BASE) as space:
+        publish(a_staged_version(space), BASE, finish)
+
+
+def test_a_file_system_without_locks_is_used_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*args: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    asked: list[int] = []
+
+    def finish(version: int) -> None:
+        asked.append(version)
+        if version == 1:  # Another writer publishes, since nothing keeps it out.
+            with workspace(BASE) as other:
+                publish(a_staged_version(other), BASE, lambda version: None)
+
+    with workspace(BASE) as space:
+        staged = a_staged_version(space)
+        assert publish(staged, BASE, finish) == BASE / "2"
+    assert asked == [1, 2]
+    assert {*tree(BASE / "1")} == {*tree(BASE / "2")} > FILES.keys()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+def test_staging_removed_by_a_writer_that_ends_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @first_time(monkeypatch, os, "mkdir")
+    def interlude(mkdir: Any, path: Any, *args: Any) -> Any:
+        if Path(path).name != STAGING:
+            return NotImplemented
+        mkdir(path, *args)
+        return os.rmdir(path)
+
+    with workspace(BASE) as space:
+        assert space.stage().is_dir()
+
+
+def test_a_workspace_swept_before_it_was_locked_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @first_time(monkeypatch, os, "mkdir")
+    def interlude(mkdir: Any, path: Any, *args: Any) -> Any:
+        if Path(path).parent.name != STAGING:
+            return NotImplemented
+        mkdir(path, *args)
+        return sweep(BASE)
+
+    before = open_descriptors()
+    with workspace(BASE) as space:
+        assert space.stage().is_dir()
+    assert open_descriptors() == before
+
+
+def test_a_workspace_swept_while_it_waited_for_the_lock_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @first_time(monkeypatch, fcntl, "flock")
+    def interlude(flock: Any, descriptor: int, how: int) -> None:
+        sweep(BASE)
+        flock(descriptor, how)
+
+    before = open_descriptors()
+    with workspace(BASE) as space:
+        assert space.stage().is_dir()
+    assert open_descriptors() == before
+
+
+def test_a_workspace_closed_under_the_sweeper_is_no_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = Workspace(BASE)
+
+    @first_time(monkeypatch, fcntl, "flock")
+    def interlude(flock: Any, descriptor: int, how: int) -> None:
+        space.close()
+        flock(descriptor, how)
+
+    sweep(BASE)  # A warning would be an error here.
+    assert os.listdir(BASE) == []
+
+
+def test_staging_removed_under_the_sweeper_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Workspace(BASE)
+
+    @first_time(monkeypatch, os, "listdir")
+    def interlude(listdir: Any, path: Any) -> Any:
+        space.close()
+        return listdir(path)
+
+    sweep(BASE)
+    assert os.listdir(BASE) == []
+
+
+OPEN_AND_CLOSE = """
+import sys
+from pathlib import Path
+from keras_export_callbacks.archive.store.publish import workspace
+sys.stdin.readline()
+for _ in range(300):
+    with workspace(Path("base")) as space:
+        (space.stage() / "file").write_text("")
+"""
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from support.versions import a_record, write_files
+from keras_export_callbacks import ExportDirectory, KeepBest, KeepLatest
+from keras_export_callbacks.archive.store.directory import publish_record
+from keras_export_callbacks.archive.store.publish import workspace
+base, writer, count = Path("base"), int(sys.argv[1]), int(sys.argv[2])
+directory = ExportDirectory(base)
+policy = KeepLatest(3) | KeepBest(1, "m", "max")
+sys.stdin.readline()
+for turn in range(count):
+    value = float((turn * 37 + writer * 11) % 101)
+    with workspace(base) as space:
+        staged = space.stage()
+        write_files(staged)
+        record = publish_record(staged, a_record(0, path=staged, metrics={"m": value}), base)
+    print(record.version, value)
+    directory.prune(policy)
+"""
+
+
+@contextlib.contextmanager
+def started(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process for the length of a ``with`` block, any warning in it an error."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, *args],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
+def run_together(script: str, *arguments: list[str]) -> list[str]:
+    """What processes print that all begin at the same time, all of which must succeed."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(started(script, *args)) for args in arguments]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return printed
+
+
+@pytest.mark.slow
+def test_writers_come_and_go_without_hurting_each_other() -> None:
+    run_together(OPEN_AND_CLOSE, [], [], [], [])
+    assert os.listdir(BASE) == []
+
+
+@pytest.mark.slow
+def test_four_processes_publish_into_one_directory() -> None:
+    printed = run_together(PUBLISH, *([str(writer), "50"] for writer in range(4)))
+    lines = [[line.split() for line in each.splitlines()] for each in printed]
+    taken = [[int(version) for version, _ in each] for each in lines]
+    assert all(versions == sorted(versions) for versions in taken)
+    assert sorted(version for versions in taken for version in versions) == list(range(1, 201))
+
+    values = {int(version): float(value) for each in lines for version, value in each}
+    best = min(values, key=lambda version: (-values[version], version))
+    directory = ExportDirectory(BASE)
+    directory.prune(KeepLatest(3) | KeepBest(1, "m", "max"))
+    assert directory.versions() == sorted({best, 198, 199, 200})
+    assert {record.version: record.metrics for record in directory.records()} == {
+        version: {"m": values[version]} for version in directory.versions()
+    }
+    assert all(directory.verify(version) == [] for version in directory.versions())
+    assert not (BASE / STAGING).exists()
+
+
+# Dead writers.
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from keras_export_callbacks.archive.store.publish import Workspace
+space = Workspace(Path("base"))
+(space.stage() / "file").write_text("unfinished")
+if sys.argv[1:] == ["fork"] and os.fork():
+    os.wait()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+DIE_IN_FINISH = """
+import os, signal
+from pathlib import Path
+from keras_export_callbacks.archive.store.publish import publish, workspace
+from support.versions import write_files
+with workspace(Path("base")) as space:
+    staged = space.stage()
+    write_files(staged)
+    publish(staged, Path("base"), lambda version: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [[], ["fork"]], ids=["alone", "its forked child lives on"])
+def test_what_a_live_writer_uses_is_kept_and_what_a_killed_one_left_is_swept(
+    args: list[str],
+) -> None:
+    with started(HOLD, *args) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before = tree(BASE)
+        Workspace(BASE).close()
+        assert tree(BASE) == before
+        assert b"unfinished" in before.values()
+        process.kill()
+        process.wait()
+        # The child, if there is one, lives until its standard input is closed.
+        Workspace(BASE).close()
+        assert os.listdir(BASE) == []
+
+
+@pytest.mark.slow
+def test_a_writer_killed_while_it_publishes_publishes_nothing_and_locks_no_one_out() -> None:
+    with started(DIE_IN_FINISH) as process:
+        assert process.wait() == -9
+    assert ExportDirectory(BASE).versions() == []
+    assert b"a graph" in tree(BASE).values()
+    with workspace(BASE) as space:
+        assert publish(a_staged_version(space), BASE, lambda version: None) == BASE / "1"
+    assert os.listdir(BASE) == ["1"]
+
+
+def test_only_workspaces_are_swept() -> None:
+    Path("elsewhere").mkdir()
+    Path("elsewhere/file").write_text("precious")
+    (BASE / STAGING).mkdir(parents=True)
+    (BASE / STAGING / "link").symlink_to(Path("elsewhere").resolve())
+    (BASE / STAGING / "file").write_text("")
+    (BASE / STAGING / "abandoned").mkdir()
+    Workspace(BASE).close()
+    assert sorted(os.listdir(BASE / STAGING)) == ["file", "link"]
+    assert Path("elsewhere/file").read_text() == "precious"
+
+
+def test_what_cannot_be_swept_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resist(path: Any, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (BASE / STAGING / "abandoned").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", resist)
+    with pytest.warns(UserWarning, match=r"Could not remove the abandoned '.*': .*not permitted"):
+        sweep(BASE)
+
+
+# Base directories that cannot be used.
+
+
+def test_a_linked_staging_directory_is_not_followed() -> None:
+    version = write_version(BASE, 1)
+    write_version(BASE, 2)
+    write_files(Path("elsewhere"), {"abandoned/file": b"precious"})
+    (BASE / STAGING).symlink_to(Path("elsewhere").resolve())
+    before = tree(Path.cwd())
+    sweep(BASE)
+    for attempt in (
+        lambda: Workspace(BASE),
+        lambda: ExportDirectory(BASE).publish(version),
+        lambda: ExportDirectory(BASE).prune(1),
+    ):
+        with pytest.raises(StorageError, match=r"base/.staging' is a symbolic link.* Remove it"):
+            attempt()
+    assert tree(Path.cwd()) == before
+
+
+def test_a_file_named_as_the_staging_directory_is_told() -> None:
+    version = write_version(BASE, 1)
+    (BASE / STAGING).write_text("")
+    with pytest.raises(StorageError, match=r"/base' cannot be written: .*Not a directory"):
+        ExportDirectory(BASE).publish(version)
+
+
+READ_ONLY = """
+import os
+from pathlib import Path
+import pytest
+from keras_export_callbacks import ExportDirectory, ExportError
+from keras_export_callbacks.archive.store.paths import check_base_dir
+if os.geteuid() == 0:  # Who may write anywhere.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+for path in ("base", "base/new", "closed/new"):
+    with pytest.raises(ExportError, match=f"base_dir='{path}', but '.*' is not writable"):
+        check_base_dir(Path(path))
+with pytest.raises(ExportError, match="/base' is not writable"):
+    ExportDirectory("base").publish("base/1")
+with pytest.raises(ExportError, match="/base' cannot be written: .*Permission denied"):
+    ExportDirectory("base").prune(1)
+with pytest.raises(ExportError, match="/closed' cannot be read: .*Permission denied"):
+    ExportDirectory("closed").versions()
+"""
+
+FULL = """
+import resource
+import pytest
+from keras_export_callbacks import ExportDirectory, ExportError
+# No file may grow beyond this: the files of a version are shared, its manifest is too long.
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with pytest.raises(ExportError, match="/base' cannot be written: .*File too large"):
+    ExportDirectory("base").publish("base/1")
+"""
+
+
+@pytest.mark.slow
+def test_a_read_only_base_directory_is_told() -> None:
+    write_version(BASE, 1)
+    write_version(BASE, 2)
+    Path("closed").mkdir()
+    before = tree(Path.cwd())
+    # What pytest makes is for its own user, who is not root any more in the script.
+    above = [path for path in Path.cwd().parents if "pytest-of-" in str(path)]
+    for path in (*above, Path.cwd()):
+        path.chmod(0o755)
+    BASE.chmod(0o555)
+    Path("closed").chmod(0o000)
+    try:
+        run_python(READ_ONLY)
+    finally:
+        BASE.chmod(0o755)
+        Path("closed").chmod(0o755)
+    assert tree(Path.cwd()) == before
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_leaves_nothing_behind() -> None:
+    write_version(BASE, 1)
+    before = tree(BASE)
+    run_python(FULL)
+    assert tree(BASE) == before
