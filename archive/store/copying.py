@@ -87,7 +87,12 @@ def publish_by_copying(
 
 
 def remove_in_place(version_dir: RemotePath) -> None:
-    """Delete a version where it is; from the first step on it is none any more."""
+    """Delete a version where it is; from the first step on it is none any more.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    version_dir.names()
     (version_dir / f"{_REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
     parts = [name for name in version_dir.names() if not is_marker(name)]
     parts.sort(key=lambda name: name != SAVED_MODEL)  # So that no server loads the rest.

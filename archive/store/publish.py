@@ -213,9 +213,9 @@ def _sweep_temporary() -> None:
     """`sweep` the temporary directories of writers to object stores."""
     for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
         sweep(path)
-        with contextlib.suppress(OSError):  # Another's, or still in use.
-            (path / STAGING).rmdir()
-            path.rmdir()
+        for left in (path / STAGING, path):
+            with contextlib.suppress(OSError):  # Another's, or still in use, or not there.
+                left.rmdir()
 
 
 class _Lock:
