@@ -58,8 +58,7 @@ class StateSource:
         self._model = model
         self._endpoints = endpoints
         self._sample_inputs = sample_inputs
-        self._registration: Registration | None = None
-        self._planner: Planner | None = None
+        self._current: Planner | None = None
         self._optimizer: Any = None
         self._owned: Identities | None = None
         self._probed: Plan | None = None
@@ -73,7 +72,7 @@ class StateSource:
             ExportError: the model is not built, or an endpoint cannot be traced.
         """
         with self._tracing():
-            plan = self._plan()
+            plan = self._planner().plan()
             if self._sample_inputs is not None:
                 self._probe_of(plan)
 
@@ -85,8 +84,9 @@ class StateSource:
         """
         start = time.perf_counter()
         with self._tracing():
-            plan = self._plan()
-            self._warn_of_guesses()
+            planner = self._planner()
+            self._warn_of_guesses(planner)  # Before tracing, which may fail because of the guess.
+            plan = planner.plan()
             snapshot = plan.read()
             if self._sample_inputs is None:
                 return State(snapshot, time.perf_counter() - start)
@@ -96,45 +96,38 @@ class StateSource:
         end = time.perf_counter()
         return State(snapshot, end - start, expected, probe.skipped, end - read)
 
-    def _plan(self) -> Plan:
-        """The plan of what is registered, and registered anew when there are other variables.
+    def _planner(self) -> Planner:
+        """The planner of what is registered, and registered anew when there are other variables.
 
         An optimizer, for one, makes its variables only in the first step. What is
         traced does not use them.
         """
         optimizer = getattr(self._model, "optimizer", None)
         roots = [self._model, self._endpoints]
-        is_other = self._optimizer is not optimizer
-        known = self._registration
-        if known is None or is_other or known.has_other_dtypes():
-            self._register(self._registered())
-        elif self._owned != owned_variables(roots):
-            again = self._registered()
-            if not known.take_collections(again):
-                self._register(again)
-        elif self._planner is not None:
-            return self._planner.plan()
-        self._optimizer, self._owned = optimizer, owned_variables(roots)
-        assert self._planner is not None
-        return self._planner.plan()
+        current, is_other = self._current, self._optimizer is not optimizer
+        if current is None or is_other or current.registration.has_other_dtypes():
+            current = Planner(self._registered())
+        elif self._owned == owned_variables(roots):
+            return current
+        elif not current.registration.take_collections(again := self._registered()):
+            current = Planner(again)
+        self._current, self._optimizer = current, optimizer
+        self._owned = owned_variables(roots)
+        return current
 
     def _registered(self) -> Registration:
         archive = ExportArchive()
         self._endpoints(archive, self._model)
         return registration_of(archive)
 
-    def _register(self, registration: Registration) -> None:
-        self._registration, self._planner = registration, Planner(registration)
-
     def _probe_of(self, plan: Plan) -> Probe:
         if self._probe is None or self._probed is not plan:
             self._probed, self._probe = plan, Probe(plan.graph, self._sample_inputs)
         return self._probe
 
-    def _warn_of_guesses(self) -> None:
+    def _warn_of_guesses(self, planner: Planner) -> None:
         """Say once that a model is exported for a dtype that nothing has told."""
-        assert self._registration is not None
-        if not self._has_warned and (models := self._registration.guessed()):
+        if not self._has_warned and (models := planner.registration.guessed()):
             self._has_warned = True
             warnings.warn(
                 f"Model '{models[0].name}' does not record the dtype of its inputs, so it is "

@@ -254,7 +254,7 @@ def test_a_sample_that_does_not_fit_is_told_before_training(sample: Any, told: s
 def test_a_model_that_changes_its_state_when_it_is_called_is_told() -> None:
     noisy = keras.Sequential([keras.Input((FEATURES,)), Noise()])
     with pytest.raises(ExportError, match="'serve' changes variables or draws random numbers"):
-        exporter(noisy).prepare()
+        exporter(noisy)._pipeline.prepare()
 
 
 class Noise(keras.layers.Layer):

@@ -74,10 +74,13 @@ class Planner:
 
     A plan is stale when endpoints, tracked objects, the set of variables, a
     `trainable` flag or the vocabulary of a layer changed.
+
+    Attributes:
+        registration: what is registered.
     """
 
     def __init__(self, registration: Registration) -> None:
-        self._registration = registration
+        self.registration = registration
         self._plan: Plan | None = None
         self._origin: _Origin | None = None
         self._options: dict[str, Any] | None = None
@@ -88,7 +91,7 @@ class Planner:
         Raises:
             ExportValueError: there are no endpoints, or one cannot be traced.
         """
-        registration = self._registration
+        registration = self.registration
         if not registration.endpoints:
             raise ExportValueError(
                 "No endpoints have been set yet. Register one with `add_endpoint` first."
@@ -112,7 +115,7 @@ class Planner:
         return self._plan
 
     def _origin_of(self, graph: ServableGraph) -> _Origin:
-        registration, state = self._registration, graph.host_state
+        registration, state = self.registration, graph.host_state
         if state.resources:
             # A layer may have replaced its table, so look for it again.
             functions = [endpoint.function for endpoint in registration.endpoints.values()]

@@ -68,9 +68,7 @@ def trained_by(
     """
     # Layers may share a path, and an optimizer names its variables by nothing else.
     paths = {model[place].path for _, place, *_ in _roles(theirs, model) if place is not None}
-    return [
-        variable for variable, info in zip(variables, model, strict=True) if info.path in paths
-    ]
+    return [variable for variable, info in zip(variables, model, strict=True) if info.path in paths]
 
 
 def match_variables(
