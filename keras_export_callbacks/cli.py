@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the answer is no, 2 wrong usage.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -38,7 +39,7 @@ class _Group(click.Group):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_in_one_line(), _warnings_in_one_line():
+        with _errors_in_one_line(), _warnings_in_one_line(), _no_garbage_collection():
             return super().invoke(ctx)
 
 
@@ -66,6 +67,18 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A command keeps what it reads until it ends; looking for garbage would double its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _tell(error: str, kind: str = "Error") -> None:

@@ -111,18 +111,6 @@ class Sightings:
         )
 
 
-def steps_taken(model: keras.Model) -> int | None:
-    """`model.optimizer.iterations`, or None without an optimizer.
-
-    The only count that is right under any `steps_per_execution`: the `batch`
-    that Keras's hooks are given runs ahead of it.
-    """
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        return None
-    return int(optimizer.iterations.numpy())
-
-
 def averages_weights(model: keras.Model) -> bool:
     """Whether the optimizer keeps a moving average of the weights, which can take their place."""
     optimizer = getattr(model, "optimizer", None)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,68 +20,63 @@ from typing import Literal
 
 from . import texts
 from .archive.errors import ExportError, SupersededError
-from .archive.export_archive import ExportArchive, Snapshot
-from .archive.parity.compare import Expected, check
+from .archive.parity.compare import check
 from .archive.store.directory import ExportDirectory, publish_record, version_problems
 from .archive.store.files import FileInfo, KnownFile, names_in
 from .archive.store.objective import Objective
 from .archive.store.publish import Workspace
-from .archive.store.record import WARMUP, ExportRecord, ParityInfo, Scalar, TrialInfo, Weights
+from .archive.store.record import WARMUP, ExportRecord, ParityInfo, TrialInfo, Weights
 from .archive.store.versions import Numbers
-from .settings import Settings
+from .archive.writer import Reuse, Written, write
+from .options import ExportOptions
+from .state import State, as_export_error
 from .summaries import SummaryWriter
+from .triggers import Moment
 from .worker import Worker
 
 # How many bytes of snapshots may wait while one is written; one may wait whatever its size.
 # Saving the graph takes as long as many short epochs, and a snapshot is often a few megabytes.
 ROOM = 10**9
 
+
 # Which versions, if they are the same, make another superfluous.
-Unless = Literal["newest", "any"] | None
+Unless = Literal["newest", "any"]
 
 
 @dataclass(frozen=True)
-class State:
-    """What there is to export, as it was at one moment.
+class Why:
+    """Why a version is exported, and what makes it superfluous.
 
     Attributes:
-        archive: what was registered.
-        snapshot: the variables.
-        expected: what the endpoints computed of the sample inputs.
-        skipped: why other signatures cannot be compared, by name.
-        seconds: how long training waited for all this.
-        live_seconds: how much of that was for `expected`.
+        reason: what the manifest says.
+        objective: the metric that made it happen, if one did.
+        is_wanted: asked once more just before publishing, while no other process can
+            publish. If it says no, the version is dropped, which is no failure.
+        unless: drop the version if the newest or any version is of the same moment, with
+            the same variables. A training that is resumed from a checkpoint repeats
+            what came after it.
     """
 
-    archive: ExportArchive
-    snapshot: Snapshot
-    expected: Sequence[Expected]
-    skipped: Mapping[str, str]
-    seconds: float
-    live_seconds: float
-
-    def completed(self) -> State:
-        """With seeds and optimizer state as they are now, on the thread that trains."""
-        return replace(self, snapshot=self.archive.completed(self.snapshot))
+    reason: str
+    objective: Objective | None = None
+    is_wanted: Callable[[], bool] = lambda: True
+    unless: Unless | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """Why and when an export was asked for."""
+    """What was asked for: a moment, a reason, and what it has cost so far."""
 
-    reason: str
-    step: int | None
-    epoch: int | None
-    metrics: Mapping[str, float]
-    objective: Objective | None
-    is_wanted: Callable[[], bool]
-    unless: Unless
+    moment: Moment
+    why: Why
     weights: Weights
     stall_seconds: float
 
     @property
     def value(self) -> float | None:
-        return self.metrics.get(self.objective.monitor) if self.objective else None
+        """The value of the metric that made it happen, if one did."""
+        objective = self.why.objective
+        return self.moment.metrics.get(objective.monitor) if objective else None
 
 
 class Publisher:
@@ -89,18 +84,26 @@ class Publisher:
 
     Args:
         directory: where the versions appear.
-        settings: what the user said.
+        options: what the user said.
+        trial: the part of a search that the versions belong to, if they do.
+        on_failure: called with what failed, on the thread where it did.
 
     Attributes:
         exports: the records of what was published, oldest first.
-        failures: what failed, until it is reported on the training thread.
     """
 
-    def __init__(self, directory: ExportDirectory, settings: Settings) -> None:
+    def __init__(
+        self,
+        directory: ExportDirectory,
+        options: ExportOptions,
+        trial: TrialInfo | None,
+        on_failure: Callable[[ExportError], None],
+    ) -> None:
         self.exports: list[ExportRecord] = []
-        self.failures: list[ExportError] = []
         self._directory = directory
-        self._settings = settings
+        self._options = options
+        self._trial = trial
+        self._on_failure = on_failure
         self._in_flight: list[Request] = []
         self._told: set[str] = set()
         self._last_size = 0
@@ -108,14 +111,9 @@ class Publisher:
         self._numbers = Numbers()
         with suppress(OSError):  # There is no directory yet.
             self._numbers.see(names_in(directory.path))
-        self._trial: TrialInfo | None = None
-        self._worker: Worker[ExportRecord] = Worker(settings.background, self._idle, ROOM)
-        self._summaries = self._summary_writer(parts=1)
-
-    def within(self, trial: TrialInfo) -> None:
-        """Publish as a part of a search, to a directory for the trial and the execution."""
-        self._trial = trial
-        self._summaries = self._summary_writer(parts=3, hyperparameters=trial.hyperparameters)
+        self._reuse = Reuse()
+        self._worker: Worker[ExportRecord] = Worker(options.background, self._idle, ROOM)
+        self._summaries = self._summary_writer()
 
     def wait_for_room(self) -> None:
         """Return when there is room for a state as large as the last to wait.
@@ -150,12 +148,6 @@ class Publisher:
         if self._summaries is not None:
             self._summaries.close()
 
-    def failed(self, what: str, error: BaseException) -> ExportError:
-        """Note a failure, to be reported on the training thread."""
-        failure = as_export_error(what, error)
-        self.failures.append(failure)
-        return failure
-
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """The best value published in the base directory, or on its way there.
 
@@ -166,7 +158,7 @@ class Publisher:
         best = _best_of(self.exports, objective) if own else self.published_best(objective)
         for request in list(self._in_flight):
             if (
-                request.objective == objective
+                request.why.objective == objective
                 and request.value is not None
                 and objective.improves(request.value, best)
             ):
@@ -191,14 +183,14 @@ class Publisher:
                 self._told.add(str(error))
                 warnings.warn(f"{error} A worse version may be published after it.", stacklevel=2)
 
-    def _summary_writer(
-        self, parts: int, hyperparameters: Mapping[str, Scalar] | None = None
-    ) -> SummaryWriter | None:
-        if self._settings.log_dir is None:
+    def _summary_writer(self) -> SummaryWriter | None:
+        if self._options.log_dir is None:
             return None
         path = self._directory.path
         base_dir = str(path.resolve() if isinstance(path, Path) else path)
-        return SummaryWriter(self._settings.log_dir, base_dir, parts, hyperparameters)
+        # Of a trial: the directories of the search, the trial, and the execution.
+        parts, values = (3, self._trial.hyperparameters) if self._trial else (1, None)
+        return SummaryWriter(self._options.log_dir, base_dir, parts, values)
 
     def _run(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         try:
@@ -211,7 +203,7 @@ class Publisher:
             raise
         except Exception as error:
             # Without a name here: its traceback holds this frame, and that the snapshot.
-            raise self.failed(f"An export to '{self._directory.path}' failed", error) from error
+            raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
         finally:
             self._in_flight.remove(request)
         self._after_publishing(record)
@@ -221,32 +213,11 @@ class Publisher:
         base_dir = self._directory.path
         staged = self._stage()
         try:
-            written = state.archive.write(state.snapshot, staged, self._sound_version)
+            written = write(state.snapshot, staged, self._reusable())
             parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
-            record = ExportRecord(
-                path=staged,
-                version=0,
-                created="",
-                epoch=request.epoch,
-                step=request.step,
-                reason=request.reason,
-                monitor=request.objective.monitor if request.objective else None,
-                mode=request.objective.mode if request.objective else None,
-                value=request.value,
-                metrics=dict(request.metrics),
-                endpoints=written.endpoints,
-                collections=written.collections,
-                bytes=sum(info.size for info in files.values()),
-                graph_reused=written.graph_reused,
-                stall_seconds=request.stall_seconds,
-                write_seconds=0.0,
-                libraries={name: version(name) for name in _LIBRARIES},
-                files=files,
-                weights=request.weights,
-                parity=parity,
-                **(vars(self._trial) if self._trial else {}),
-            )
+            record = self._record(staged, written, request)
+            record = replace(record, parity=parity, files=files, bytes=_size(files))
             record = publish_record(
                 staged,
                 record,
@@ -258,8 +229,33 @@ class Publisher:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         if isinstance(record.path, Path):
-            state.archive.moved(record.path)
+            self._reuse = written.at(record.path)
         return record
+
+    def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
+        moment, objective = request.moment, request.why.objective
+        return ExportRecord(
+            path=staged,
+            version=0,
+            created="",
+            epoch=moment.epoch,
+            step=moment.step,
+            reason=request.why.reason,
+            monitor=objective.monitor if objective else None,
+            mode=objective.mode if objective else None,
+            value=request.value,
+            metrics=dict(moment.metrics),
+            endpoints=written.endpoints,
+            collections=written.collections,
+            bytes=0,
+            graph_reused=written.graph_reused,
+            stall_seconds=request.stall_seconds,
+            write_seconds=0.0,
+            libraries={name: version(name) for name in _LIBRARIES},
+            files={},
+            weights=request.weights,
+            **(vars(self._trial) if self._trial else {}),
+        )
 
     def _stage(self) -> Path:
         """An empty directory to write a version in."""
@@ -272,15 +268,22 @@ class Publisher:
 
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise if what others have published meanwhile makes a version superfluous."""
-        if not request.is_wanted():
+        if not request.why.is_wanted():
             raise SupersededError(
                 f"Not published to '{self._directory.path}': another writer has published a "
                 f"version with a better {record.monitor} than {record.value} in the meantime."
             )
-        others = self._directory.records() if request.unless else []
-        for other in others[-1:] if request.unless == "newest" else others:
+        unless = request.why.unless
+        others = self._directory.records() if unless else []
+        for other in others[-1:] if unless == "newest" else others:
             if _is_same(record, other):
                 raise _PublishedBeforeError(other)
+
+    def _reusable(self) -> Reuse:
+        """What can be linked: from the last export, or else from a version of the directory."""
+        if self._reuse.has_variables():
+            return self._reuse
+        return self._reuse.with_variables_of(self._sound_version())
 
     def _sound_version(self) -> ExportRecord | None:
         """The newest version that files can be linked from, if nothing is wrong with it."""
@@ -296,14 +299,14 @@ class Publisher:
                 step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but what follows failed"
-                self.failed(what, error)
+                self._failed(what, error)
                 if not isinstance(error, Exception):
                     raise  # Such as Ctrl-C; a background thread ends of it, and nothing else.
 
     def _prune(self, record: ExportRecord) -> None:
         try:
-            if self._settings.keep is not None:
-                self._directory.prune(self._settings.keep)
+            if self._options.keep is not None:
+                self._directory.prune(self._options.keep)
         except OSError as error:
             warnings.warn(f"Old versions could not be removed: {error}.", stacklevel=2)
 
@@ -312,12 +315,17 @@ class Publisher:
             self._summaries.write(record)
 
     def _call_back(self, record: ExportRecord) -> None:
-        if self._settings.on_export is not None:
-            self._settings.on_export(record)
+        if self._options.on_export is not None:
+            self._options.on_export(record)
 
     def _say(self, record: ExportRecord) -> None:
-        if self._settings.verbose:
+        if self._options.verbose:
             _print_line(texts.line(record))
+
+    def _failed(self, what: str, error: BaseException) -> ExportError:
+        failure = as_export_error(what, error)
+        self._on_failure(failure)
+        return failure
 
     def _idle(self) -> None:
         """Leave no staging behind while there is nothing to write."""
@@ -373,14 +381,8 @@ def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
     return moments[0] == moments[1] and variables[0] == variables[1]
 
 
-def as_export_error(what: str, error: BaseException) -> ExportError:
-    """`error`, or one of ours that says where it came from."""
-    if isinstance(error, ExportError):
-        return error
-    failure = ExportError(f"{what}: {type(error).__name__}: {error}")
-    # Keras's traceback filter drops the cause of what passes through `fit`.
-    failure.__cause__ = failure.__context__ = error
-    return failure
+def _size(files: Mapping[str, FileInfo]) -> int:
+    return sum(info.size for info in files.values())
 
 
 def _print_line(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -29,7 +30,7 @@ class Moment:
     seconds: float
     epoch: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    since: float | None = None
+    since: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .archive.store.files import names_in
 from .archive.store.paths import absolute_path
 from .archive.store.record import ExportRecord, TrialInfo
 from .archive.store.remote import VersionPath
-from .callbacks import ExportCallback
+from .callbacks.base import ExportCallback
 
 
 class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner has no types.

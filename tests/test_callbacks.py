@@ -23,14 +23,15 @@ from support.models import Logs, assert_equal_state, classifier, data, state
 from support.versions import rewrite_manifest
 
 from keras_export_callbacks import (
-    ExportArchive,
     ExportDirectory,
     ExportError,
     ExportEveryN,
     ExportOnImprove,
     KeepBest,
     KeepLatest,
+    publisher,
 )
+from keras_export_callbacks.archive.graph.plan import Plan
 from keras_export_callbacks.archive.store.record import MANIFEST
 from keras_export_callbacks.summaries import SummaryWriter
 
@@ -90,7 +91,7 @@ class TestEveryN:
 
     def test_exports_after_seconds_of_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(range(0, 1000, 3))
-        monkeypatch.setattr("keras_export_callbacks.callbacks.time.monotonic", lambda: next(clock))
+        monkeypatch.setattr("keras_export_callbacks.pipeline.time.monotonic", lambda: next(clock))
         callback = ExportEveryN("base", n=6, unit="second", log_dir=None)
         fit([callback], epochs=2)
         # The clock is read twice at the start, and after each of 8 batches and 2 epochs.
@@ -98,7 +99,7 @@ class TestEveryN:
 
     def test_seconds_are_counted_over_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(range(1000))  # At most 7 in a fit of 4 batches.
-        monkeypatch.setattr("keras_export_callbacks.callbacks.time.monotonic", lambda: next(clock))
+        monkeypatch.setattr("keras_export_callbacks.pipeline.time.monotonic", lambda: next(clock))
         callback = ExportEveryN("base", n=10, unit="second", log_dir=None)
         model = fit([callback])
         assert callback.exports == []
@@ -129,13 +130,13 @@ class TestEveryN:
 
     def test_only_what_may_be_exported_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reads = []
-        original = ExportArchive.snapshot
+        original = Plan.read
 
-        def snapshot(archive: ExportArchive) -> Any:
-            reads.append(archive)
-            return original(archive)
+        def read(plan: Plan) -> Any:
+            reads.append(plan)
+            return original(plan)
 
-        monkeypatch.setattr(ExportArchive, "snapshot", snapshot)
+        monkeypatch.setattr(Plan, "read", read)
         callbacks = [
             ExportEveryN("third", n=3, log_dir=None),
             ExportEveryN("batch", n=1000, unit="batch", log_dir=None),
@@ -211,14 +212,14 @@ class TestOnImprove:
     ) -> None:
         other = self.callback()
         fit([Logs("score", [0.5]), other])
-        write = ExportArchive.write
+        write = publisher.write
 
         def overtaken(*args: Any) -> Any:
-            monkeypatch.setattr(ExportArchive, "write", write)
+            monkeypatch.setattr(publisher, "write", write)
             fit([Logs("score", [0.2]), other])
             return write(*args)
 
-        monkeypatch.setattr(ExportArchive, "write", overtaken)
+        monkeypatch.setattr(publisher, "write", overtaken)
         callback = self.callback()
         fit([Logs("score", [0.4]), callback])
         assert callback.exports == []
@@ -760,11 +761,11 @@ def test_what_cannot_be_read_for_validation_is_told_in_its_epoch(
     callback = ExportEveryN("base", n=2, log_dir=None, on_error="warn")
     calls = []
 
-    def snapshot(archive: ExportArchive) -> Any:
-        calls.append(archive)
+    def read(plan: Plan) -> Any:
+        calls.append(plan)
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
-    monkeypatch.setattr(ExportArchive, "snapshot", snapshot)
+    monkeypatch.setattr(Plan, "read", read)
     with pytest.warns(UserWarning, match="ResourceExhaustedError: out of memory"):
         fit([callback], epochs=2, validation_data=data(seed=1), validation_batch_size=8)
     assert len(calls) == 1  # And not once for each batch of the validation.

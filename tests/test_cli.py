@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -57,6 +58,17 @@ def test_list() -> None:
     assert all(len(line) <= 36 for line in narrower)
     assert narrower[0].split() == ["version", "why", "metric", "size"]
     assert narrower[2].split()[-3:] == ["loss=0.25", "286", "B"]
+
+
+def test_a_command_leaves_the_garbage_collector_as_it_was() -> None:
+    run("list", BASE)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        run("list", BASE)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_list_as_json() -> None:

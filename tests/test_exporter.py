@@ -18,7 +18,6 @@ import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import (
-    ExportArchive,
     ExportDirectory,
     Exporter,
     ExportError,
@@ -29,6 +28,7 @@ from keras_export_callbacks import (
     publisher,
 )
 from keras_export_callbacks.archive.savedmodel import shards
+from keras_export_callbacks.pipeline import Pipeline
 
 
 def train(model: Any, steps: int) -> None:
@@ -65,9 +65,9 @@ def test_a_gradient_tape_loop() -> None:
 def test_the_snapshot_is_of_the_moment_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on while the write is held up on purpose."""
     go_on = threading.Event()
-    write = ExportArchive.write
-    held_up = lambda self, *args: go_on.wait() and write(self, *args)  # noqa: E731
-    monkeypatch.setattr(ExportArchive, "write", held_up)
+    write = publisher.write
+    held_up = lambda *args: go_on.wait() and write(*args)  # noqa: E731
+    monkeypatch.setattr(publisher, "write", held_up)
     model = classifier()
     train(model, 1)
     with Exporter("base", model, log_dir=None) as exporter:
@@ -88,19 +88,20 @@ def test_the_snapshot_is_of_the_moment_of_the_call(monkeypatch: pytest.MonkeyPat
 class HeldUp:
     """Writes that wait until they may go on; whether an export waits for one, meanwhile."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, exporter: Exporter) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, exporter: Exporter | Pipeline) -> None:
         self.exporter = exporter
+        pipeline = exporter if isinstance(exporter, Pipeline) else exporter._pipeline
         self.waits = 0
         self._started, self.go_on = threading.Event(), threading.Event()
-        write = ExportArchive.write
+        write = publisher.write
 
-        def held_up(archive: Any, *args: Any) -> Any:
+        def held_up(*args: Any) -> Any:
             self._started.set()
             self.go_on.wait()
-            return write(archive, *args)
+            return write(*args)
 
-        monkeypatch.setattr(ExportArchive, "write", held_up)
-        changed = exporter._publisher._worker._changed
+        monkeypatch.setattr(publisher, "write", held_up)
+        changed = pipeline._publisher._worker._changed
         wait = changed.wait
 
         def noted(timeout: float | None = None) -> bool:
@@ -179,8 +180,8 @@ def test_a_fit_with_short_epochs_does_not_wait_for_the_first_write(
         """Holds up the first write until the last epoch is over."""
 
         def on_train_begin(self, logs: Any = None) -> None:
-            assert callback._exporter is not None
-            self.held_up = HeldUp(monkeypatch, callback._exporter)
+            assert callback._pipeline is not None
+            self.held_up = HeldUp(monkeypatch, callback._pipeline)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             if epoch == 4:
@@ -243,7 +244,7 @@ def test_an_error_in_the_background_is_in_the_future_and_raised_once(
 ) -> None:
     exporter = Exporter("base", classifier(), log_dir=None)
     with monkeypatch.context() as broken:
-        broken.setattr(ExportArchive, "write", lambda *_: 1 / 0)
+        broken.setattr(publisher, "write", lambda *_: 1 / 0)
         future = exporter.export()
         error = future.exception()
     assert isinstance(error, ExportError)
@@ -256,7 +257,7 @@ def test_an_error_in_the_background_is_in_the_future_and_raised_once(
 
 
 def test_what_ends_the_block_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ExportArchive, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(publisher, "write", lambda *_: 1 / 0)
 
     def loop() -> None:
         with Exporter("base", classifier(), log_dir=None) as exporter:
@@ -287,25 +288,25 @@ def test_backends_other_than_tensorflow_are_refused(monkeypatch: pytest.MonkeyPa
 def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which would be as large as the model, until someone drops the error."""
     held = []
-    write = ExportArchive.write
+    write = publisher.write
 
-    def failing(archive: Any, snapshot: Any, *args: Any) -> Any:
+    def failing(snapshot: Any, *args: Any) -> Any:
         held.append(weakref.ref(snapshot))
         raise OSError("no luck")
 
-    monkeypatch.setattr(ExportArchive, "write", failing)
+    monkeypatch.setattr(publisher, "write", failing)
     with Exporter("base", classifier(), log_dir=None, on_error="warn") as exporter:
         future = exporter.export()
         with pytest.warns(UserWarning, match="no luck"):
             exporter.wait()
         assert future.exception() is not None
         assert held[0]() is None
-        monkeypatch.setattr(ExportArchive, "write", write)
+        monkeypatch.setattr(publisher, "write", write)
         assert exporter.export().result().version == 1
 
 
 def test_a_wait_that_one_notices_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_export_callbacks.exporter._NOTICEABLE", -1.0)
+    monkeypatch.setattr("keras_export_callbacks.pipeline._NOTICEABLE", -1.0)
     with Exporter("base", classifier(), log_dir=None) as exporter:
         with pytest.warns(UserWarning, match="waited .* Export less often") as said:
             exporter.export()

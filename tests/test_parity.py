@@ -24,6 +24,8 @@ from keras_export_callbacks import (
     ExportEveryN,
     standard_endpoints,
 )
+from keras_export_callbacks.archive.export_archive import registration_of
+from keras_export_callbacks.archive.graph.plan import Planner
 from keras_export_callbacks.archive.parity import c_library, compare
 from keras_export_callbacks.archive.parity.warmup import WARMUP
 
@@ -116,7 +118,7 @@ def test_nothing_is_called_layer_by_layer_while_nothing_is_set(
     archive = ExportArchive()
     model = classifier()
     standard_endpoints(archive, model)
-    probe = archive.probe(SAMPLE)
+    probe = probe_of(archive)
     model.fit(*data(), verbose=0)
     monkeypatch.setattr(compare._Call, "live", None)  # It would fail.
     assert len(probe.expect()) == 2
@@ -178,6 +180,7 @@ SLOW = """
 import os, subprocess, sys
 import keras, tensorflow as tf
 from keras_export_callbacks import Exporter
+from keras_export_callbacks.publisher import Why
 
 class Endless(keras.layers.Layer):
     def call(self, inputs):
@@ -188,12 +191,12 @@ class Endless(keras.layers.Layer):
 inputs = keras.Input((2,))
 model = keras.Model(inputs, Endless()(inputs))
 exporter = Exporter("base", model, log_dir=None, sample_inputs=tf.ones((1, 2)))
-exporter.prepare()
-state = exporter.state()
+pipeline = exporter._pipeline
+pipeline.prepare()
+held = pipeline.hold()
+held.result()
 open(sys.argv[1], "w").close()
-exporter.request(
-    reason="", step=None, epoch=None, metrics={}, validated=state
-).result()
+pipeline.submit(pipeline.moment(None, {}), Why(""), held).result()
 """
 
 
@@ -251,7 +254,7 @@ def test_a_sample_that_does_not_fit_is_told_before_training(sample: Any, told: s
 def test_a_model_that_changes_its_state_when_it_is_called_is_told() -> None:
     noisy = keras.Sequential([keras.Input((FEATURES,)), Noise()])
     with pytest.raises(ExportError, match="'serve' changes variables or draws random numbers"):
-        exporter(noisy).prepare()
+        exporter(noisy)._pipeline.prepare()
 
 
 class Noise(keras.layers.Layer):
@@ -329,18 +332,22 @@ def archive_of(module: Counter, *names: str) -> ExportArchive:
     return archive
 
 
+def probe_of(archive: ExportArchive) -> compare.Probe:
+    return compare.Probe(Planner(registration_of(archive)).plan().graph, SAMPLE)
+
+
 @pytest.mark.parametrize("name", ["sliced", "drawn"])
 def test_what_is_no_inference_is_never_called(name: str) -> None:
     module = Counter()
     with pytest.raises(ExportError, match="changes variables or draws random numbers"):
-        archive_of(module, name).probe(SAMPLE)
+        probe_of(archive_of(module, name))
     assert module.count.numpy().tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["drawn_by_seed", "printing", "ending_in_zeros", "wrapped"])
 def test_what_is_inference_is_compared(name: str) -> None:
     archive = archive_of(Counter(), name)
-    expected = archive.probe(SAMPLE).expect()
+    expected = probe_of(archive).expect()
     archive.write_out("artifact", verbose=False)
     differences = compare.check(Path("artifact"), expected).differences
     assert set(differences.values()) == {0.0}
@@ -355,7 +362,7 @@ def test_what_no_server_returns_leaves_the_others_to_be_compared() -> None:
         lambda x: tf.RaggedTensor.from_tensor(x),
         input_signature=[tf.TensorSpec((None, FEATURES), tf.float32, "inputs")],
     )
-    expected = archive.probe(SAMPLE).expect()
+    expected = probe_of(archive).expect()
     archive.write_out("artifact", verbose=False)
     assert compare.check(Path("artifact"), expected).differences["printing/output_0"] == 0.0
 

@@ -1,4 +1,4 @@
-"""Variables → one consistent set of tensors, in milliseconds and without a copy.
+"""Keras on TensorFlow: variables are read in milliseconds and without a copy.
 
 TensorFlow copies a variable's buffer when it is assigned while somebody else
 still holds it. Reading is therefore free, and what was read stays as it was
@@ -11,10 +11,13 @@ it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+from ..errors import ExportError
+from .backend import Reading
 
 # How many variables one traced call reads. TensorFlow optimizes a function the first time that
 # it runs, which takes a minute for 3,000 variables at once, and seconds in parts of this size.
@@ -24,17 +27,37 @@ _AT_ONCE = 500
 _STRING_BYTES = 24
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What was read at one point in time.
+def stored(variable: keras.Variable) -> Any:
+    """The `tf.Variable` inside a Keras variable.
 
-    Attributes:
-        tensors: gives the values: of all variables, then keys and values of each table.
-        size: the memory that they take at most, in bytes.
+    The two are two objects to TensorFlow, which would store the same weights twice.
     """
+    return variable.value
 
-    tensors: Callable[[], list[tf.Tensor]]
-    size: int
+
+def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
+    """A reader of `tf.Variable`s, also distributed ones, and of mutable tables."""
+    return StateReader(variables, tables)
+
+
+def steps_taken(optimizer: keras.Optimizer) -> int:
+    """How many steps an optimizer has taken."""
+    return int(optimizer.iterations.numpy())
+
+
+def check_distribution(model: keras.Model) -> None:
+    """Raise if a model's variables are where no one process can read them at one moment."""
+    if isinstance(_strategy(model), tf.distribute.experimental.ParameterServerStrategy):
+        raise ExportError(
+            "The model is trained under a ParameterServerStrategy, where workers change variables "
+            "at any time, so that there is no moment to export. Export at the end, from a copy of "
+            "the model that is made outside the strategy."
+        )
+
+
+def is_publisher(model: keras.Model) -> bool:
+    """Whether this process is the chief of those that train, or the only one."""
+    return bool(_strategy(model).extended.should_checkpoint)
 
 
 class StateReader:
@@ -138,3 +161,11 @@ def _is_on_several_machines(variable: Any) -> bool:
 
 def _traced(function: Callable[..., Any], *specs: Any) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def _strategy(model: keras.Model) -> Any:
+    """The strategy that the model was made under; TensorFlow's default one otherwise."""
+    default = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
+    for variable in model.variables:
+        return getattr(variable.value, "distribute_strategy", default)
+    return default

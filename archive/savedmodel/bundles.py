@@ -9,100 +9,94 @@ one that is found half changed is split.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow as tf
 
 from ..store.files import FileInfo, KnownFile, link_or_copy
-from ..store.record import ExportRecord
-from .shards import DIRECTORY, INDEXES, Shard, stored_shards, write_shard
+from .shards import DIRECTORY, INDEXES, Shard, write_shard
 
 # A shard's unchanged part is worth a shard of its own from this share of it on.
 _WORTH_SPLITTING = 0.1
 
 
-class BundleWriter:
-    """Writes one checkpoint after another, linking what did not change."""
+@dataclass(frozen=True)
+class Bundle:
+    """A checkpoint as it was written.
 
-    def __init__(self) -> None:
-        # Those of the last export that succeeded, and of one that is yet to.
-        self._shards: list[Shard] = []
-        self._written: list[Shard] = []
+    Attributes:
+        shards: its data files.
+        files: size and digest of each of its files, by path relative to the version.
+    """
 
-    def write(
-        self,
-        directory: Path,
-        tensors: Mapping[str, tf.Tensor],
-        steady: Collection[str],
-        earlier: Callable[[], ExportRecord | None],
-    ) -> dict[str, FileInfo]:
-        """Write `tensors` by checkpoint key into ``directory/variables``.
+    shards: Sequence[Shard]
+    files: dict[str, FileInfo]
 
-        Args:
-            directory: the version to be.
-            tensors: what to write.
-            steady: keys that are likely to stay as they are. If there is much
-                of them they get a shard of their own; if they change, no harm is done.
-            earlier: gives a version of the same base directory that is sound.
-                It is asked when the last export is not there to be linked.
 
-        Returns:
-            Size and digest of each file, by path relative to `directory`.
-        """
-        if not any(shard.data.is_intact() for shard in self._shards):
-            record = earlier()
-            self._shards = stored_shards(Path(record.path), record.files) if record else []
-        target, indexes = directory / DIRECTORY, directory / INDEXES
-        parts = target / "parts"
-        parts.mkdir(parents=True)
-        shards, groups = self._link(parts, tensors, steady)
-        for group in groups:
-            part = parts / str(len(shards))
-            shards.append(write_shard(part, {key: tensors[key] for key in group}))
-        for i, shard in enumerate(shards):
-            shard.index.put(indexes / f"{i}.index")
-        self._written = _join(shards, directory)
-        index = KnownFile.at(target / "variables.index")
-        files = [index, *(shard.data for shard in self._written)]
-        return {
-            **{f"{DIRECTORY}/{file.path.name}": file.info for file in files},
-            **{f"{INDEXES}/{i}.index": shard.index.known.info for i, shard in enumerate(shards)},
-        }
+def write_bundle(
+    directory: Path,
+    tensors: Mapping[str, tf.Tensor],
+    steady: Collection[str],
+    earlier: Sequence[Shard],
+) -> Bundle:
+    """Write tensors by checkpoint key into ``directory/variables``.
 
-    def moved(self, directory: Path) -> None:
-        """The last export was renamed to `directory`: link from there from now on."""
-        for shard in self._written:
-            shard.index.moved(directory / INDEXES)
-        self._shards = [
-            replace(shard, data=shard.data.under(directory / DIRECTORY)) for shard in self._written
-        ]
+    Args:
+        directory: the version to be.
+        tensors: what to write.
+        steady: keys that are likely to stay as they are. If there is much of them
+            they get a shard of their own; if they change, no harm is done.
+        earlier: the shards of an earlier export. What did not change is linked from there.
+    """
+    target, indexes = directory / DIRECTORY, directory / INDEXES
+    parts = target / "parts"
+    parts.mkdir(parents=True)
+    shards, groups = _link(earlier, parts, tensors, steady)
+    for group in groups:
+        part = parts / str(len(shards))
+        shards.append(write_shard(part, {key: tensors[key] for key in group}))
+    shards = [
+        replace(shard, index=shard.index.put(indexes / f"{i}.index"))
+        for i, shard in enumerate(shards)
+    ]
+    shards = _join(shards, directory)
+    written = [KnownFile.at(target / "variables.index"), *(shard.data for shard in shards)]
+    return Bundle(
+        shards,
+        {f"{DIRECTORY}/{file.path.name}": file.info for file in written}
+        | {f"{INDEXES}/{i}.index": shard.index.known.info for i, shard in enumerate(shards)},
+    )
 
-    def _link(
-        self, parts: Path, tensors: Mapping[str, tf.Tensor], steady: Collection[str]
-    ) -> tuple[list[Shard], list[list[str]]]:
-        """Link the shards that can be; return them, and the keys of each shard to write."""
-        linked: list[Shard] = []
-        groups: list[list[str]] = []
-        pending = dict.fromkeys(tensors)
-        for shard in self._shards:
-            same = [key for key in shard.unchanged(tensors) if key in pending]
-            share = sum(shard.layout[key].size for key in same) / max(shard.data.info.size, 1)
-            is_whole = len(same) == len(shard.layout)
-            if is_whole and (link := shard.link(parts / str(len(linked)))):
-                linked.append(link)
-            elif share >= _WORTH_SPLITTING:
-                groups.append(same)
-            else:
-                continue
-            for key in same:
-                del pending[key]
-        # Strings are encoded on disk, numbers lie there as in memory.
-        strings = [key for key in pending if tensors[key].dtype == tf.string]
-        numbers = [key for key in pending if tensors[key].dtype != tf.string]
-        groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
-        return linked, [group for group in [*groups, strings] if group]
+
+def _link(
+    earlier: Sequence[Shard],
+    parts: Path,
+    tensors: Mapping[str, tf.Tensor],
+    steady: Collection[str],
+) -> tuple[list[Shard], list[list[str]]]:
+    """Link the shards that can be; return them, and the keys of each shard to write."""
+    linked: list[Shard] = []
+    groups: list[list[str]] = []
+    pending = dict.fromkeys(tensors)
+    for shard in earlier:
+        same = [key for key in shard.unchanged(tensors) if key in pending]
+        share = sum(shard.layout[key].size for key in same) / max(shard.data.info.size, 1)
+        is_whole = len(same) == len(shard.layout)
+        if is_whole and (link := shard.link(parts / str(len(linked)))):
+            linked.append(link)
+        elif share >= _WORTH_SPLITTING:
+            groups.append(same)
+        else:
+            continue
+        for key in same:
+            del pending[key]
+    # Strings are encoded on disk, numbers lie there as in memory.
+    strings = [key for key in pending if tensors[key].dtype == tf.string]
+    numbers = [key for key in pending if tensors[key].dtype != tf.string]
+    groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
+    return linked, [group for group in [*groups, strings] if group]
 
 
 def _apart(

@@ -58,6 +58,12 @@ class Shard:
         data = self.data.share(_data(prefix))
         return replace(self, data=data) if data else None
 
+    def moved(self, root: Path, new_root: Path) -> Shard:
+        """The same shard after a directory that it is in was renamed."""
+        return replace(
+            self, data=self.data.moved(root, new_root), index=self.index.moved(root, new_root)
+        )
+
     def _holds(self, key: str, tensors: Mapping[str, tf.Tensor], stored: Any) -> bool:
         tensor, place = tensors[key], self.layout[key]
         if tensor.dtype != place.dtype or tuple(tensor.shape) != place.shape:

@@ -66,8 +66,9 @@ def trained_by(
         model: the model's variables in the version.
         variables: the model's, in the same order.
     """
-    places = {place for _, place, *_ in _roles(theirs, model) if place is not None}
-    return [variable for place, variable in enumerate(variables) if place in places]
+    # Layers may share a path, and an optimizer names its variables by nothing else.
+    paths = {model[place].path for _, place, *_ in _roles(theirs, model) if place is not None}
+    return [variable for variable, info in zip(variables, model, strict=True) if info.path in paths]
 
 
 def match_variables(

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from .._tensorflow import AutoTrackable
+from ..backends.backend import current_backend
 from .models import has_declared_inputs
 from .variable_index import VariableInfo
 
@@ -87,12 +88,8 @@ def is_mutable_table(resource: Any) -> bool:
 
 
 def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` inside a Keras variable.
-
-    A Keras variable and the one inside it are two objects to TensorFlow, which
-    would store the same weights twice.
-    """
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    """The `tf.Variable` that stands for a variable in a SavedModel."""
+    return current_backend().stored(variable) if isinstance(variable, keras.Variable) else variable
 
 
 def described(variable: Any, key: str = "") -> VariableInfo:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import DamagedVersionError
+from ..store.decoding import Int64, decode
 from ..store.remote import VersionPath
-from ..store.strict_json import as_type, parse_json
 
 INDEX = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
@@ -45,7 +45,7 @@ class VariableInfo:
     """
 
     path: str
-    shape: tuple[int | None, ...]
+    shape: tuple[Int64 | None, ...]
     dtype: str
     key: str
 
@@ -53,7 +53,7 @@ class VariableInfo:
 # The variables of each list and collection, in order, by its name.
 VariableIndex: TypeAlias = Mapping[str, tuple[VariableInfo, ...]]
 
-Scalar: TypeAlias = str | int | float
+Scalar: TypeAlias = str | Int64 | float
 
 # What a layer holds besides variables, by name, such as its ``"vocabulary"``.
 LayerState: TypeAlias = Mapping[str, tuple[Scalar, ...]]
@@ -99,7 +99,7 @@ def read_layers(directory: VersionPath) -> LayerStates:
 
 def _read(path: VersionPath, hint: Any) -> Any:
     try:
-        return as_type(parse_json(path.read_bytes()), hint, "index")
+        return decode(path.read_bytes(), hint, "index")
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -243,12 +243,10 @@ class ExportDirectory:
         try:
             names = names_in(self.path)
             self._numbers.see(names)
-            versions = {name: parse(name) for name in names}
-            return {
-                version: self.path / name
-                for name, version in versions.items()
-                if version is not None and _is_version(self.path / name)
+            versions = {
+                version: self.path / str(version) for version in filter(None, map(parse, names))
             }
+            return {version: path for version, path in versions.items() if _is_version(path)}
         except FileNotFoundError:
             return {}
         except OSError as error:

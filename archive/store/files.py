@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .remote import RemotePath, VersionPath
@@ -63,43 +63,40 @@ class KnownFile:
             return None
         return KnownFile.at(target, self.info.sha256)
 
-    def under(self, directory: Path) -> KnownFile:
-        """The same file after its directory was renamed to `directory`."""
-        return KnownFile(directory / self.path.name, self.info, self.identity)
+    def moved(self, root: Path, new_root: Path) -> KnownFile:
+        """The same file after a directory that it is in was renamed."""
+        return replace(self, path=new_root / self.path.relative_to(root))
 
 
-@dataclass
+@dataclass(frozen=True)
 class KeptFile:
     """A file of the graph, or an asset, that further exports will have as well.
 
     Attributes:
-        content: its bytes, for when no earlier export has it any more.
-        known: the file in the last export that succeeded, to be linked.
-        placed: the file in one that is yet to succeed.
+        content: its bytes, for when `known` is not there any more.
+        known: the file in an export, to be linked.
     """
 
     content: bytes
     known: KnownFile
-    placed: KnownFile | None = None
 
     @classmethod
     def at(cls, path: Path) -> KeptFile:
         """The file at `path` as it is now."""
         return cls(path.read_bytes(), KnownFile.at(path))
 
-    def put(self, target: Path) -> None:
-        """Make it part of another export."""
+    def put(self, target: Path) -> KeptFile:
+        """Make it part of another export; return it as it is there."""
         target.parent.mkdir(parents=True, exist_ok=True)
         shared = self.known.share(target)
         if shared is None:
             target.write_bytes(self.content)
             shared = KnownFile.at(target, self.known.info.sha256)
-        self.placed = shared
+        return KeptFile(self.content, shared)
 
-    def moved(self, directory: Path) -> None:
-        """What it was put in last was renamed: it is in `directory` from now on."""
-        self.known = (self.placed or self.known).under(directory)
-        self.placed = None
+    def moved(self, root: Path, new_root: Path) -> KeptFile:
+        """The same file after a directory that it is in was renamed."""
+        return replace(self, known=self.known.moved(root, new_root))
 
 
 def identity_of(status: os.stat_result) -> tuple[int, ...]:
@@ -170,8 +167,9 @@ def read_up_to(path: VersionPath, limit: int) -> bytes:
     """The first `limit` bytes of a file: who knows how long it is."""
     if isinstance(path, RemotePath):
         return next(path.blocks(limit), b"")
-    with open(path, "rb") as file:
-        return file.read(limit)
+    with open(path, "rb", buffering=0) as file:
+        # Not `limit` at once: memory for that many bytes takes longer to get than a short file.
+        return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
 
 def sha256_of(path: VersionPath) -> str:

@@ -14,19 +14,22 @@ import json
 import math
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+
+import msgspec
 
 from ..errors import DamagedVersionError
+from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
 from .files import FileInfo, read_up_to, regular_size
 from .objective import Mode, Objective
 from .remote import VersionPath
-from .strict_json import as_type, hints_of, parse_json
 from .versions import parse
 
 Weights: TypeAlias = Literal["current", "validated"]
-Scalar: TypeAlias = str | int | float | bool | None
+Scalar: TypeAlias = str | Int64 | float | bool | None
 
 SCHEMA = 1
 MANIFEST = "assets.extra/export.json"
@@ -41,8 +44,6 @@ WARMUP = "assets.extra/tf_serving_warmup_requests"
 # Keys that a manifest has only if there is something to say.
 _OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
 
-_NOT_NEGATIVE = {"bytes", "stall_seconds", "write_seconds"}
-
 # Far above any real manifest; keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
 
@@ -56,7 +57,7 @@ class TensorInfo:
         dtype: TensorFlow's name of the dtype, such as ``"float32"``.
     """
 
-    shape: tuple[int | None, ...] | None
+    shape: tuple[Int64 | None, ...] | None
     dtype: str
 
 
@@ -102,8 +103,8 @@ class TrialInfo:
     """
 
     trial: str
-    execution: int
-    attempt: int
+    execution: Int64
+    attempt: Int64
     hyperparameters: Mapping[str, Scalar]
     project: str
 
@@ -148,31 +149,31 @@ class ExportRecord:
     """
 
     path: VersionPath
-    version: int
+    version: Int64
     created: str
-    epoch: int | None
-    step: int | None
+    epoch: Int64 | None
+    step: Int64 | None
     reason: str
     monitor: str | None
     mode: Mode | None
     value: float | None
     metrics: Mapping[str, float]
     endpoints: Mapping[str, EndpointInfo]
-    collections: Mapping[str, int]
-    bytes: int
+    collections: Mapping[str, Int64]
+    bytes: Size
     graph_reused: bool
-    stall_seconds: float
-    write_seconds: float
+    stall_seconds: Seconds
+    write_seconds: Seconds
     libraries: Mapping[str, str]
     files: Mapping[str, FileInfo]
     weights: Weights = "current"
     parity: ParityInfo | None = None
     trial: str | None = None
-    execution: int | None = None
-    attempt: int | None = None
+    execution: Int64 | None = None
+    attempt: Int64 | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
     project: str | None = None
-    schema: int = SCHEMA
+    schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -242,63 +243,97 @@ def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
-        return _from_json(parse_json(content), version_dir)
+        record = _decoded(content.decode("utf-8"), version_dir)
+        # A copy may be called anything but another version.
+        if record.version != (parse(version_dir.name) or record.version):
+            raise ValueError(
+                f"it says version {record.version}, its directory {version_dir.name!r}"
+            )
     except (ValueError, RecursionError) as error:
         raise DamagedVersionError(
             f"The manifest '{version_dir / MANIFEST}' cannot be used: {error}."
         ) from error
+    return record
 
 
-def _from_json(content: Any, version_dir: VersionPath) -> ExportRecord:
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object, found {type(content).__name__}")
-    schema = as_type(content.get("schema"), int, "schema")
-    if schema < SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA}, found {schema}")
-    version = _value(content, "version", int)
-    # A copy may be called anything but another version.
-    if version != (parse(version_dir.name) or version):
-        raise ValueError(f"it says version {version}, its directory {version_dir.name!r}")
-    values: dict[str, Any] = {"path": version_dir, "version": version, "schema": schema}
-    unread = []
-    for name, hint, is_required in _read_fields():
-        if not is_required and name not in content:
-            continue
-        try:
-            values[name] = _value(content, name, hint)
-        except ValueError:
-            if schema == SCHEMA:
-                raise
-            unread.append(name)
-            if is_required:
-                values[name] = _nothing(hint)
-    if "metrics" in unread:
-        values["metrics"] = _numbers(content.get("metrics"))
-    return ExportRecord(**values, unread=tuple(unread))
+def _decoded(text: str, version_dir: VersionPath) -> ExportRecord:
+    try:
+        values = msgspec.structs.astuple(_decoder().decode(text))
+    except UNDECODED:
+        return _fitted(parse_json(text), version_dir)
+    record = ExportRecord(version_dir, *values)
+    return record if record.schema == SCHEMA else _fitted(parse_json(text), version_dir)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key of a manifest: the name and the type of an attribute of a record."""
+
+    name: str
+    hint: Any
+    default: Any
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is msgspec.NODEFAULT
 
 
 @functools.cache
-def _read_fields() -> list[tuple[str, Any, bool]]:
-    """Name and type of every other key of a manifest, and whether it must be there."""
+def _keys() -> list[_Key]:
+    """The attributes of a record but the first and the last, in their order."""
     hints = hints_of(ExportRecord)
-    return [
-        (each.name, hints[each.name], each.default is MISSING)
+    defaults = {
+        each.name: msgspec.NODEFAULT if each.default is MISSING else each.default
         for each in fields(ExportRecord)
-        if each.name not in ("path", "version", "schema", "unread")
-    ]
+    } | {"schema": msgspec.NODEFAULT}
+    return [_Key(name, hints[name], defaults[name]) for name in [*defaults][1:-1]]
+
+
+@functools.cache
+def _decoder() -> msgspec.json.Decoder[msgspec.Struct]:
+    keys = [(key.name, key.hint, key.default) for key in _keys()]
+    return msgspec.json.Decoder(msgspec.defstruct("Manifest", keys, kw_only=True))
+
+
+def _fitted(content: Any, version_dir: VersionPath) -> ExportRecord:
+    """The record in a manifest of a later version, or in one that msgspec does not take.
+
+    Of a higher schema everything counts that can be read; else the error names the place.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, found {type(content).__name__}")
+    schema = _value(content, "schema", Int64)
+    if schema < SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, found {schema}")
+    _value(content, "version", Int64)  # Without it there is no manifest, whatever its schema.
+    values: dict[str, Any] = {}
+    unread = []
+    for key in _keys():
+        if not key.is_required and key.name not in content:
+            continue
+        try:
+            values[key.name] = _value(content, key.name, key.hint)
+        except ValueError:
+            if schema == SCHEMA:
+                raise
+            unread.append(key.name)
+            if key.is_required:
+                values[key.name] = _nothing(key.hint)
+    if "metrics" in unread:
+        values["metrics"] = _numbers(content.get("metrics"))
+    return ExportRecord(version_dir, **values, unread=tuple(unread))
 
 
 def _value(content: Mapping[str, Any], name: str, hint: Any) -> Any:
     if name not in content:
         raise ValueError(f"'{name}' is missing")
-    value = as_type(content[name], hint, name)
-    if name in _NOT_NEGATIVE and value < 0:
-        raise ValueError(f"'{name}' is negative")
-    return value
+    return fit(content[name], hint, name)
 
 
 def _nothing(hint: Any) -> Any:
     """The value of an attribute that could not be read."""
+    if get_origin(hint) is Annotated:
+        return _nothing(hint.__origin__)
     if type(None) in get_args(hint):
         return None
     return {} if get_origin(hint) else hint()
@@ -306,5 +341,8 @@ def _nothing(hint: Any) -> Any:
 
 def _numbers(metrics: Any) -> dict[str, float]:
     """Those of the metrics that can be read, where later ones may be of other kinds."""
-    items = metrics.items() if isinstance(metrics, dict) else ()
-    return {name: float(value) for name, value in items if type(value) in (int, float)}
+    numbers = {}
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        with suppress(ValueError):
+            numbers[name] = fit(value, float, name)
+    return numbers

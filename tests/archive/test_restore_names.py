@@ -198,3 +198,26 @@ def test_layers_that_look_alike_go_back_to_their_attributes() -> None:
     for model in (first, other):
         model.fit(ids, y, shuffle=False, verbose=0)
     np.testing.assert_array_equal(first(ids), other(ids))
+
+
+class Twins(keras.Model):
+    """Two layers whose variables have one path, because each was built before the model was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = keras.layers.Dense(2, name="twin")
+        self.other = keras.layers.Dense(2, name="twin")
+        for layer in (self.one, self.other):
+            layer(X)
+
+    def call(self, inputs: Any) -> Any:
+        return self.other(self.one(inputs))
+
+
+def test_an_optimizer_of_layers_that_share_a_path_goes_on() -> None:
+    model, live = compiled(Twins()), compiled(Twins())
+    live(X)
+    restore(live, version_of(model))
+    for either in (model, live):
+        either.fit(X, Y, shuffle=False, verbose=0)
+    assert_equal_state(state(live), state(model))

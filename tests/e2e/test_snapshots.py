@@ -11,7 +11,7 @@ import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
-from keras_export_callbacks import ExportArchive, Exporter
+from keras_export_callbacks import Exporter, publisher
 from keras_export_callbacks.archive.backends import tensorflow as snapshot
 
 
@@ -35,7 +35,7 @@ def test_snapshots_stay_as_they_were(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    write = ExportArchive.write
+    write = publisher.write
 
     def held_up(*args: Any) -> Any:
         go_on.wait()
@@ -48,7 +48,7 @@ def test_snapshots_stay_as_they_were(
     with Exporter("base", model, log_dir=None) as exporter:
         model.fit(x, y, batch_size=4, verbose=0)
         exporter.export().result()
-        monkeypatch.setattr(ExportArchive, "write", held_up)
+        monkeypatch.setattr(publisher, "write", held_up)
         expected = []
         for _ in range(2):
             model.fit(x, y, batch_size=4, epochs=2, verbose=0)
@@ -71,16 +71,16 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 import keras, numpy as np
 from support.models import classifier, data, state
-from keras_export_callbacks import ExportArchive, Exporter
+from keras_export_callbacks import Exporter, publisher
 
 with tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope():
     model = classifier(jit_compile=False)
 x, y = data(64)
-go_on, write = threading.Event(), ExportArchive.write
+go_on, write = threading.Event(), publisher.write
 exporter = Exporter("base", model, log_dir=None)
 model.fit(x, y, batch_size=8, verbose=0)
 exporter.export().result()
-ExportArchive.write = lambda *args: go_on.wait() and write(*args)
+publisher.write = lambda *args: go_on.wait() and write(*args)
 for name in ("first", "second"):
     model.fit(x, y, batch_size=8, epochs=2, verbose=0)
     np.savez(f"{name}.npz", *state(model))

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_export_callbacks import ExportEveryN, ExportOnImprove, KeepLatest
-from keras_export_callbacks.archive import export_archive
+from keras_export_callbacks.archive import writer
 from keras_export_callbacks.archive.store import directory
 
 # Every step of an export and of a removal, as the function that takes it.
@@ -25,7 +25,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "join shards": (tf.raw_ops, "MergeV2Checkpoints"),
     "link a file": (os, "link"),
     "write a file": (Path, "write_bytes"),
-    "write the fingerprint": (export_archive, "fingerprint_for"),
+    "write the fingerprint": (writer, "fingerprint_for"),
     "flush": (os, "fsync"),
     "flush the manifest": (directory, "sync"),
     "rename": (os, "rename"),

@@ -15,6 +15,8 @@ from support.artifacts import assert_same_outputs, checkpoint
 from support.processes import run_in_c
 
 from keras_export_callbacks import ExportArchive
+from keras_export_callbacks.archive.export_archive import registration_of
+from keras_export_callbacks.archive.graph.plan import Planner
 
 WORDS = tf.constant(["a", "b", "c"])
 STRINGS = [tf.TensorSpec((None,), tf.string)]
@@ -279,14 +281,10 @@ def test_a_snapshot_tells_its_size() -> None:
 
     archive = ExportArchive()
     archive.add_endpoint("read", read, STRINGS)
+    plan = Planner(registration_of(archive)).plan()
     string = 24
     variables = 15 * 4 + 7 * 2 + (2 * string + 3)
-    assert (
-        archive.completed(archive.snapshot()).size == variables + 2 * 4 + (2 * string + 4) + 2 * 8
-    )
+    assert plan.read().completed().size == variables + 2 * 4 + (2 * string + 4) + 2 * 8
     growing.assign(tf.zeros((1000,)))
     insert(table, ["efgh"], [3])
-    assert (
-        archive.completed(archive.snapshot()).size
-        == variables + 1000 * 4 + (3 * string + 8) + 3 * 8
-    )
+    assert plan.read().completed().size == variables + 1000 * 4 + (3 * string + 8) + 3 * 8

@@ -74,10 +74,10 @@ def test_a_file_that_was_moved_changed_or_removed_is_not_intact() -> None:
     Path("other").mkdir()
     SOURCE.rename("other/source")
     assert not known.is_intact()
-    assert known.under(Path("other")).is_intact()
+    assert known.moved(SOURCE.parent, Path("other")).is_intact()
     # As long as before: only the time of writing tells.
     os.utime("other/source", ns=(0, 0))
-    assert not known.under(Path("other")).is_intact()
+    assert not known.moved(SOURCE.parent, Path("other")).is_intact()
 
 
 def test_relative_files_are_all_but_directories_and_no_link_is_followed() -> None:

@@ -1,4 +1,9 @@
-"""What every export can be told, checked."""
+"""What every export can be told, checked.
+
+`Exporter` and the callbacks write these arguments out, each with its default,
+rather than take ``**options: Unpack[...]``: type checkers see through that, but
+`help()`, notebooks and most editors show neither names nor defaults.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +25,8 @@ Endpoints = Callable[[ExportArchive, keras.Model], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What `Exporter` and the callbacks can be told in common, checked.
-
-    The arguments are those of `Exporter`.
-    """
+class ExportOptions:
+    """The arguments that `Exporter` and the callbacks have in common, as described there."""
 
     endpoints: Endpoints
     keep: int | RetentionPolicy | None

@@ -1,0 +1,116 @@
+"""What was registered to be exported: endpoints, collections of variables, tracked objects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ..errors import ExportValueError
+from ..state.identities import Identities
+from ..state.models import has_declared_inputs
+from .endpoint import Endpoint
+from .model_call import ModelCall
+from .signatures import guesses_dtypes, model_signature
+
+# The attributes of a revived artifact that hold the variables of what was tracked.
+VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
+
+
+class Registration:
+    """What an `ExportArchive` was told to export.
+
+    Attributes:
+        endpoints: by name, in the order of registration.
+        collections: variables by name. A list is kept as it is, so that what its
+            owner appends later is exported too.
+        tracked: layers and other trackable objects.
+    """
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.collections: dict[str, Collection[Any]] = {}
+        self.tracked: list[Any] = []
+
+    def variables(self, attribute: str) -> list[Any]:
+        """The variables of the tracked layers, each once, as the layers have them now.
+
+        Args:
+            attribute: one of `VARIABLE_LISTS`.
+        """
+        found = [variable for layer in self._layers() for variable in getattr(layer, attribute)]
+        return list({id(variable): variable for variable in found}.values())
+
+    def lists(self) -> dict[str, list[Any]]:
+        """Every list and collection of variables by name, as it is now.
+
+        Raises:
+            ExportValueError: something in a collection is no variable.
+        """
+        for name, variables in self.collections.items():
+            check_variables(name, variables)  # They may have been added to.
+        lists = {name: self.variables(name) for name in VARIABLE_LISTS}
+        return lists | {name: list(variables) for name, variables in self.collections.items()}
+
+    def renew_endpoints(self) -> None:
+        """Let every endpoint be traced again."""
+        self.endpoints = {name: item.renewed() for name, item in self.endpoints.items()}
+
+    def take_collections(self, other: Registration) -> bool:
+        """Export the collections of `other` from now on, without tracing again.
+
+        This is done only if `other` is what this is, registered again later: with
+        the same endpoints and layers, and the same variables, more or less. Otherwise
+        its endpoints may use other variables than those here. Returns whether it was
+        done.
+        """
+        is_same = (
+            list(self.endpoints) == list(other.endpoints)
+            and Identities(self._layers()) == Identities(other._layers())
+            and all(
+                _has_more_or_less(variables, other.collections.get(name, ()))
+                for name, variables in self.collections.items()
+            )
+        )
+        if is_same:
+            self.collections = other.collections
+        return is_same
+
+    def guessed(self) -> list[keras.Model]:
+        """The models whose dtypes are a guess, because nothing has told them yet."""
+        return [model for model, _ in self._undeclared() if guesses_dtypes(model)]
+
+    def has_other_dtypes(self) -> bool:
+        """Whether a model is called with other dtypes than was known when it was registered."""
+        return any(signature != model_signature(model) for model, signature in self._undeclared())
+
+    def _undeclared(self) -> list[tuple[keras.Model, Any]]:
+        """The models that do not record their dtypes, with their signatures."""
+        return [
+            (endpoint.fn.model, endpoint.signature)
+            for endpoint in self.endpoints.values()
+            if isinstance(endpoint.fn, ModelCall) and not has_declared_inputs(endpoint.fn.model)
+        ]
+
+    def _layers(self) -> list[keras.Layer]:
+        return [item for item in self.tracked if isinstance(item, keras.Layer)]
+
+
+def check_variables(name: str, variables: Iterable[Any]) -> None:
+    """Raise unless a collection holds variables only."""
+    others = {
+        type(item) for item in variables if not isinstance(item, keras.Variable | tf.Variable)
+    }
+    if others:
+        raise ExportValueError(
+            f"Received {sorted(map(str, others))} in collection '{name}'. Expected Keras or "
+            "TensorFlow variables only."
+        )
+
+
+def _has_more_or_less(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    """Whether one of two collections has all variables of the other."""
+    ours, theirs = set(map(id, one)), set(map(id, other))
+    return ours <= theirs or theirs <= ours

@@ -1,0 +1,187 @@
+"""What the callbacks share: a `Pipeline` for the model in training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from .._keras import Keras3Callback
+from ..archive.errors import ExportError
+from ..archive.state.models import has_call
+from ..archive.store.directory import ExportDirectory
+from ..archive.store.objective import Objective
+from ..archive.store.paths import absolute_path, check_base_dir
+from ..archive.store.record import ExportRecord, TrialInfo
+from ..endpoints import standard_endpoints
+from ..options import ExportOptions
+from ..pipeline import Pipeline
+from ..publisher import Unless, Why
+from ..state import State
+from ..triggers import Moment
+from .search import check_no_search
+
+
+class ExportCallback(Keras3Callback):
+    """A callback that decides at some of Keras's hooks whether to export.
+
+    Args:
+        base_dir: the directory of the versions.
+        options: what the user said.
+    """
+
+    def __init__(self, base_dir: str | os.PathLike[str], options: ExportOptions) -> None:
+        super().__init__()
+        self.root_dir = self.base_dir = absolute_path(base_dir)
+        self._options = options
+        self._pipeline: Pipeline | None = None
+        self._trial: TrialInfo | None = None
+        self._earlier: list[ExportRecord] = []
+        self._epoch: int | None = None
+        # How many batches have begun in a training that is yet to be prepared.
+        self._batches: int | None = None
+        self._held: Future[State] | None = None
+        self._is_resumed = False
+        self._is_copy = False
+        check_base_dir(self.base_dir)
+
+    def within(self, trial: TrialInfo) -> None:
+        """Export as a part of a search, to a directory of that trial and execution."""
+        self._leave()
+        self.base_dir = self.root_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
+        self._trial = trial
+
+    @property
+    def exports(self) -> list[ExportRecord]:
+        """The records of all versions published so far, oldest first.
+
+        Waits for versions that are still being written. After `fit` there are
+        none, unless it was left by an exception.
+        """
+        if self._pipeline is None:
+            return list(self._earlier)
+        self._pipeline.settle()
+        return [*self._earlier, *self._pipeline.exports]
+
+    @property
+    def last_export(self) -> ExportRecord | None:
+        """The newest of `exports`, or None."""
+        exports = self.exports
+        return exports[-1] if exports else None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._pipeline is not None and self._pipeline.model is not self.model:
+            self._leave()
+        if self._pipeline is None:
+            if self._is_copy and self._trial is None:
+                check_no_search()
+            directory = ExportDirectory(self.base_dir)
+            self._pipeline = Pipeline(directory, self.model, self._options, self._trial)
+        self._running.report_failures()
+        # A model that the first batch builds is prepared after it.
+        self._batches = 0
+        if self.model.built or (
+            self._options.endpoints is standard_endpoints and not has_call(self.model)
+        ):
+            self._prepare()
+        self._epoch = None
+        self._start(self._moment(logs))
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._epoch is None:
+            # Again: a callback after this one may have restored an earlier run,
+            # as `BackupAndRestore` does when training begins.
+            self._start(self._moment(logs))
+        self._epoch = epoch
+        self._held = None
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._batches is not None:
+            self._batches += 1
+            if self._batches > 1:
+                self._prepare()
+
+    def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Validation begins: hold what it runs on, until the epoch ends.
+
+        Every `on_test_begin` has run, whatever the order of the callbacks. One
+        may have put in other weights, and takes them out when validation ends.
+        """
+        if self._epoch is None or self._held is not None or not self._may_want_validated():
+            return
+        self._held = self._running.hold()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._running.report_failures()
+        self._prepare()
+        self._running.tell_of_unusable(logs or {})
+        self._consider(self._moment(logs))
+        self._held = None
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch = self._held = None
+        self._running.finish()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: options and records, neither model nor threads."""
+        state = self.__dict__.copy()
+        state.update(
+            _earlier=self.exports,
+            _pipeline=None,
+            _model=None,
+            _held=None,
+            _is_copy=True,
+        )
+        return state
+
+    @property
+    def _running(self) -> Pipeline:
+        if self._pipeline is None:
+            raise ExportError(
+                f"{type(self).__name__} was called outside training. Call `set_model` and "
+                "`on_train_begin` first, as `fit` and `keras.callbacks.CallbackList` do."
+            )
+        return self._pipeline
+
+    def _prepare(self) -> None:
+        """Once in each training: find what is wrong with the endpoints."""
+        if self._batches is not None:
+            self._running.prepare()
+            self._batches = None
+
+    def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
+        return self._running.moment(self._epoch, logs or {})
+
+    def _export(
+        self,
+        moment: Moment,
+        reason: str,
+        objective: Objective | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        # A training that is resumed may repeat all that came after its checkpoint;
+        # one that starts anew, what came before it had one.
+        unless: Unless = "any" if self._is_resumed else "newest"
+        self._running.submit(moment, Why(reason, objective, is_wanted, unless), self._held)
+
+    def _start(self, moment: Moment) -> None:
+        self._is_resumed = bool(moment.step)
+        self._begin(moment)
+
+    def _leave(self) -> None:
+        """Be done with the pipeline, and tell what failed since it last did."""
+        if self._pipeline is not None:
+            self._earlier, pipeline, self._pipeline = self.exports, self._pipeline, None
+            pipeline.finish()
+
+    def _begin(self, moment: Moment) -> None:
+        """Training starts; may come twice."""
+
+    def _may_want_validated(self) -> bool:
+        """Whether what validation runs on may be exported at the end of this epoch."""
+        raise NotImplementedError
+
+    def _consider(self, moment: Moment) -> None:
+        """Export if it is time to; what was held, where the metrics are of that."""
+        raise NotImplementedError
