@@ -10,90 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from keras_export_callbacks import ExportDirectory, ExportRecord
-from keras_export_callbacks.archive.store import files
-from keras_export_callbacks.archive.store.copying import is_version
-from keras_export_callbacks.archive.store.directory import publish_record
-from keras_export_callbacks.archive.store.publish import (
-    _release_in_child,
-    publish,
-    remove,
-    workspace,
-)
+from keras_export_callbacks.archive.store.publish import publish_record
 from keras_export_callbacks.archive.store.remote import RemotePath, VersionPath
-from keras_export_callbacks.archive.store.versions import Numbers, parse
+from keras_export_callbacks.archive.store.staging import _release_in_child
+from keras_export_callbacks.archive.store.store import Store, open_store
 
 from .versions import FILES, a_record, file_infos, write_files
 
 KINDS = ("local", "without rename", "memory")
 
 _COUNT = itertools.count()
-
-
-class Stat(NamedTuple):
-    size: int | None
-    identity: tuple[int, ...]
-
-
-class Store:
-    """One interface over today's functions."""
-
-    def __init__(self, root: VersionPath) -> None:
-        self.root = root
-        self._numbers = Numbers()
-
-    def names(self) -> list[str]:
-        try:
-            names = files.names_in(self.root)
-        except FileNotFoundError:
-            return []
-        self._numbers.see(names)
-        return names
-
-    def files(self, at: str) -> list[str]:
-        return list(files.relative_files(self.root / at))
-
-    def stat(self, at: str) -> Stat | None:
-        try:
-            return Stat(files.regular_size(self.root / at), files.identity_at(self.root / at))
-        except FileNotFoundError:
-            return None
-
-    def blocks(self, at: str) -> Iterator[bytes]:
-        return files._blocks(self.root / at)
-
-    def fetch(self, at: str, target: Path) -> None:
-        files.fetch(self.root / at, target)
-
-    def versions(self) -> list[int]:
-        return sorted(
-            number for name in self.names() if (number := parse(name)) and self.has(number)
-        )
-
-    def has(self, version: int) -> bool:
-        path = self.root / str(version)
-        if isinstance(path, Path) and path.is_symlink():
-            return False
-        try:
-            return is_version(files.names_in(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    @contextmanager
-    def stage(self) -> Iterator[Path]:
-        with workspace(self.root) as space:
-            yield space.stage()
-
-    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
-        return int(publish(staged, self.root, finish, self._numbers).name)
-
-    def remove(self, version: int) -> None:
-        with workspace(self.root) as space:
-            remove(self.root / str(version), space)
 
 
 @dataclass(frozen=True)
@@ -115,7 +46,7 @@ class Place:
 
     def store(self) -> Store:
         """What a new writer or reader has."""
-        return Store(self.base)
+        return open_store(self.base)
 
     def directory(self) -> ExportDirectory:
         """What a new user has."""
@@ -209,7 +140,7 @@ def export(
     with store.stage() as staged:
         write_files(staged, files)
         record = a_record(0, path=staged, files=file_infos(files), **fields)
-        return publish_record(staged, record, store.root, snapshot_time, check, store._numbers)
+        return publish_record(staged, record, store, snapshot_time, check)
 
 
 # Processes that end in the midst of their work.

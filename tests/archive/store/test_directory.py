@@ -33,8 +33,9 @@ from keras_export_callbacks.archive.errors import (
     VersionNotFoundError,
 )
 from keras_export_callbacks.archive.store import directory as directory_module
-from keras_export_callbacks.archive.store.publish import STAGING
+from keras_export_callbacks.archive.store.local import LocalFiles
 from keras_export_callbacks.archive.store.record import MANIFEST, MANIFEST_DIGEST
+from keras_export_callbacks.archive.store.staging import STAGING
 
 BASE = Path("base")
 SOURCE = Path("trials", "trial_0", "3")
@@ -137,7 +138,7 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     read: list[str] = []
     real = directory_module.read_record
     monkeypatch.setattr(
-        directory_module, "read_record", lambda path: read.append(path.name) or real(path)
+        directory_module, "read_record", lambda files: read.append(files.root.name) or real(files)
     )
     first = base.records()
     assert base.records() == first
@@ -333,10 +334,13 @@ def test_all_problems_are_told(base: ExportDirectory) -> None:
 def test_a_file_that_cannot_be_read_is_a_problem(
     base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> str:
-        raise OSError(5, "Input/output error", str(path))
+    def broken(files: LocalFiles, name: str) -> Iterator[bytes]:
+        if name.startswith("assets.extra/export"):
+            return original(files, name)
+        raise OSError(5, "Input/output error", name)
 
-    monkeypatch.setattr(directory_module, "sha256_of", broken)
+    original = LocalFiles.blocks
+    monkeypatch.setattr(LocalFiles, "blocks", broken)
     assert "'saved_model.pb' cannot be read: Input/output error" in base.verify(1)
 
 
@@ -467,13 +471,13 @@ def test_a_source_exists(base: ExportDirectory, source: Path) -> None:
 def test_a_source_that_goes_away_meanwhile_is_told(
     base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = directory_module.fetch
+    original = LocalFiles.fetch
 
-    def fetch(path: Path, target: Path) -> None:
+    def fetch(files: LocalFiles, name: str, target: Path) -> None:
         shutil.rmtree(source, ignore_errors=True)  # As another writer prunes.
-        original(path, target)
+        original(files, name, target)
 
-    monkeypatch.setattr(directory_module, "fetch", fetch)
+    monkeypatch.setattr(LocalFiles, "fetch", fetch)
     before = tree(BASE)
     with pytest.raises(DamagedVersionError, match=rf"'.*{source}' cannot be published: .* missing"):
         base.publish(source)

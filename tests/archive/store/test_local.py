@@ -15,14 +15,8 @@ from support.versions import FILES, tree, write_files, write_version
 
 from keras_export_callbacks import ExportDirectory
 from keras_export_callbacks.archive.errors import StorageError
-from keras_export_callbacks.archive.store.publish import (
-    STAGING,
-    Workspace,
-    publish,
-    remove,
-    sweep,
-    workspace,
-)
+from keras_export_callbacks.archive.store.staging import STAGING, Workspace, sweep, workspace
+from keras_export_callbacks.archive.store.store import open_store
 
 BASE = Path("base")
 
@@ -64,7 +58,7 @@ def test_a_version_appears_complete_and_staging_goes_away() -> None:
 
     with workspace(BASE) as space:
         staged = a_staged_version(space)
-        assert publish(staged, BASE, finish) == BASE / "1"
+        assert open_store(BASE).commit(staged, finish) == 1
     assert seen == [(1, [STAGING])]
     assert tree(BASE / "1").keys() == {*FILES, "last", "assets", "assets.extra", "variables"}
     assert os.listdir(BASE) == ["1"]
@@ -94,7 +88,7 @@ def test_everything_is_on_the_disk_before_the_rename(monkeypatch: pytest.MonkeyP
             names[status.st_dev, status.st_ino] = path.name
         noting("fsync", path_of_descriptor)
         noting("rename", lambda old, new: Path(new))
-        publish(staged, BASE, lambda version: done.append(("finish", str(version))))
+        open_store(BASE).commit(staged, lambda version: done.append(("finish", str(version))))
     contents = {("fsync", path.name) for path in [BASE / "1", *(BASE / "1").rglob("*")]}
     contents = contents - {("fsync", "1")} | {("fsync", staged.name)}
     finish = done.index(("finish", "1"))
@@ -121,11 +115,11 @@ def test_a_removed_version_is_gone_even_if_its_files_resist(
     def resist(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    version = write_version(BASE, 1)
-    with monkeypatch.context() as patch, workspace(BASE) as space:
+    write_version(BASE, 1)
+    with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", resist)
         patch.setattr(os, "remove", resist)
-        remove(version, space)
+        open_store(BASE).remove(1)
     assert ExportDirectory(BASE).versions() == []
     assert (BASE / STAGING).exists()
     Workspace(BASE).close()
@@ -154,7 +148,7 @@ def test_what_another_put_there_meanwhile_is_not_overwritten(kind: str) -> None:
 
     theirs: dict[str, Any] = {}
     with workspace(BASE) as space:
-        assert publish(a_staged_version(space), BASE, finish) == BASE / "2"
+        assert open_store(BASE).commit(a_staged_version(space), finish) == 2
     assert asked == [1, 2]
     if kind == "directory":
         assert tree(BASE / "1") == theirs
@@ -172,7 +166,7 @@ def test_no_one_else_takes_a_number_while_one_is_finished() -> None:
             os.close(descriptor)
 
     with workspace(BASE) as space:
-        publish(a_staged_version(space), BASE, finish)
+        open_store(BASE).commit(a_staged_version(space), finish)
 
 
 def test_a_file_system_without_locks_is_used_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,11 +180,11 @@ def test_a_file_system_without_locks_is_used_with_care(monkeypatch: pytest.Monke
         asked.append(version)
         if version == 1:  # Another writer publishes, since nothing keeps it out.
             with workspace(BASE) as other:
-                publish(a_staged_version(other), BASE, lambda version: None)
+                open_store(BASE).commit(a_staged_version(other), lambda version: None)
 
     with workspace(BASE) as space:
         staged = a_staged_version(space)
-        assert publish(staged, BASE, finish) == BASE / "2"
+        assert open_store(BASE).commit(staged, finish) == 2
     assert asked == [1, 2]
     assert {*tree(BASE / "1")} == {*tree(BASE / "2")} > FILES.keys()
 
@@ -272,7 +266,7 @@ def test_staging_removed_under_the_sweeper_is_no_trouble(monkeypatch: pytest.Mon
 OPEN_AND_CLOSE = """
 import sys
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import workspace
+from keras_export_callbacks.archive.store.staging import workspace
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(300):
@@ -292,7 +286,7 @@ def test_writers_come_and_go_without_hurting_each_other() -> None:
 HOLD = """
 import os, sys
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import Workspace
+from keras_export_callbacks.archive.store.staging import Workspace
 space = Workspace(Path("base"))
 (space.stage() / "file").write_text("unfinished")
 if sys.argv[1:] == ["fork"] and os.fork():
@@ -304,12 +298,12 @@ sys.stdin.read()
 DIE_IN_FINISH = """
 import os, signal
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import publish, workspace
+from keras_export_callbacks.archive.store.store import open_store
 from support.versions import write_files
-with workspace(Path("base")) as space:
-    staged = space.stage()
+store = open_store("base")
+with store.stage() as staged:
     write_files(staged)
-    publish(staged, Path("base"), lambda version: os.kill(os.getpid(), signal.SIGKILL))
+    store.commit(staged, lambda version: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -339,7 +333,7 @@ def test_a_writer_killed_while_it_publishes_publishes_nothing_and_locks_no_one_o
     assert ExportDirectory(BASE).versions() == []
     assert b"a graph" in tree(BASE).values()
     with workspace(BASE) as space:
-        assert publish(a_staged_version(space), BASE, lambda version: None) == BASE / "1"
+        assert open_store(BASE).commit(a_staged_version(space), lambda version: None) == 1
     assert os.listdir(BASE) == ["1"]
 
 
@@ -397,14 +391,14 @@ import os
 from pathlib import Path
 import pytest
 from keras_export_callbacks import ExportDirectory, ExportError
-from keras_export_callbacks.archive.store.paths import check_base_dir
+from keras_export_callbacks.archive.store.local import check_directory
 if os.geteuid() == 0:  # Who may write anywhere.
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
 for path in ("base", "base/new", "closed/new"):
     with pytest.raises(ExportError, match=f"base_dir='{path}', but '.*' is not writable"):
-        check_base_dir(Path(path))
+        check_directory(Path(path))
 with pytest.raises(ExportError, match="/base' is not writable"):
     ExportDirectory("base").publish("base/1")
 with pytest.raises(ExportError, match="/base' cannot be written: .*Permission denied"):

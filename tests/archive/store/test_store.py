@@ -92,8 +92,8 @@ def test_every_name_is_listed_and_every_file_by_its_path(place: Place) -> None:
     place.make("empty")
     store = place.store()
     assert sorted(store.names()) == ["1", "10", "empty", "other"]
-    assert sorted(store.files("1")) == ["a", "b/c", "b/d/e"]
-    assert sorted(store.files("10")) == ["f"]
+    assert sorted(store.at("1").files()) == ["a", "b/c", "b/d/e"]
+    assert sorted(store.at("10").files()) == ["f"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
