@@ -19,7 +19,7 @@ from statistics import median
 
 import keras
 
-from keras_export_callbacks import Exporter, ExportRecord
+from keras_export_callbacks import ExportDirectory, Exporter, ExportRecord
 from keras_export_callbacks.archive.store.record import MANIFEST, read_record
 from keras_export_callbacks.archive.store.store import open_store
 
@@ -36,6 +36,9 @@ def main() -> None:
             alone, ours = _seconds(lambda: _load(paths), lambda: _read(paths))  # noqa: B023
             print(f"  reading and json.loads alone: {alone:.3f} s")
             print(f"  reading records: {ours:.3f} s")
+            directory = ExportDirectory(base)
+            (deciding,) = _seconds(lambda: directory.best("loss", "min"))  # noqa: B023
+            print(f"  a decision of ExportOnImprove, nothing changed: {deciding:.3f} s")
             command = [shutil.which("keras-exports", path=Path(sys.executable).parent), "list"]
             listing, bare = _seconds(
                 lambda: _run([*command, base]),  # noqa: B023
