@@ -268,23 +268,6 @@ def test_what_ends_the_block_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         loop()
 
 
-def test_exporting_twice_without_training_writes_no_variables_again() -> None:
-    with Exporter("base", classifier(), log_dir=None) as exporter:
-        first, second = exporter.export().result(), exporter.export().result()
-    shared = [name for name in first.files if "variables.data" in name or name == "saved_model.pb"]
-    assert len(shared) == 4
-    for name in shared:
-        assert (first.path / name).stat().st_ino == (second.path / name).stat().st_ino
-    assert second.graph_reused
-    assert not first.graph_reused
-
-
-def test_backends_other_than_tensorflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(NotImplementedError, match="KERAS_BACKEND=tensorflow"):
-        Exporter("base", classifier(compiled=False), log_dir=None).export()
-
-
 def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which would be as large as the model, until someone drops the error."""
     held = []
