@@ -27,7 +27,6 @@ from keras_export_callbacks import (
     KeepBest,
     publisher,
 )
-from keras_export_callbacks.archive.savedmodel import shards
 from keras_export_callbacks.pipeline import Pipeline
 
 
@@ -308,30 +307,6 @@ def test_what_on_export_raises_is_told_whatever_it_is() -> None:
         exporter.export()
     with pytest.raises(SystemExit):
         Exporter("other", classifier(), background=False, log_dir=None, on_export=leave).export()
-
-
-def test_a_digest_that_cannot_be_taken_while_writing_is_taken_from_the_file(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def no_memory(tensor: Any) -> Any:
-        raise MemoryError
-
-    with Exporter("base", classifier(), log_dir=None) as exporter:
-        monkeypatch.setattr(shards, "_memory", no_memory)
-        exporter.export().result()
-    assert ExportDirectory("base").verify(1) == []
-
-
-def test_an_export_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**options: Any) -> None:
-        raise OSError("No space left on device")
-
-    with Exporter("base", classifier(), log_dir=None, on_error="warn") as exporter:
-        monkeypatch.setattr(tf.raw_ops, "SaveV2", fail)
-        exporter.export().exception()
-        assert not [each for each in threading.enumerate() if each.name == "keras-export-digest"]
-        with pytest.warns(UserWarning, match="No space left"):
-            exporter.wait()
 
 
 STEPS = {

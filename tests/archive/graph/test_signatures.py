@@ -150,32 +150,6 @@ def test_ragged_and_sparse_outputs() -> None:
     np.testing.assert_array_equal(tf.sparse.to_dense(revived.serve(BATCH)["sparse"]), BATCH)
 
 
-def test_every_trace_of_a_function_without_signature_is_served() -> None:
-    weights = {3: tf.Variable(tf.ones((3, 1))), 4: tf.Variable(2 * tf.ones((4, 1)))}
-
-    @tf.function
-    def project(x: Any, *, scale: Any, double: bool) -> dict[str, Any]:
-        product = scale * (x @ weights[x.shape[1]])
-        return {"inner": {"product": 2 * product if double else product}}
-
-    for width in weights:
-        project(tf.ones((1, width)), scale=tf.constant(3.0), double=True)
-    revived = export(project)
-    for width in weights:
-        arguments = tf.ones((1, width)), {"scale": tf.constant(3.0), "double": True}
-        expected = project(arguments[0], **arguments[1])
-        assert_same_outputs(revived.serve(arguments[0], **arguments[1]), expected)
-    assert set(inputs_of(revived)) == {"x", "scale"}
-    assert set(outputs_of(revived)) == {"inner_product"}
-
-
-def test_a_function_that_took_only_objects_is_refused() -> None:
-    function = tf.function(lambda thing: tf.ones(1))
-    function(object())
-    with pytest.raises(ExportError, match="'serve' was only called with arguments"):
-        export(function)
-
-
 def two_headed() -> Any:
     inputs = [keras.Input((3,)), keras.Input((2,))]
     joined = keras.layers.Concatenate()(inputs)
