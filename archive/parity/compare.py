@@ -23,9 +23,9 @@ from ..graph.endpoint import Endpoint
 from ..graph.host_state import find_host_state
 from ..graph.model_call import ModelCall
 from ..graph.operations import dtypes, operations
+from ..graph.outputs import named_outputs
 from ..graph.samples import Arguments, arguments
 from ..graph.servable import ServableGraph, Signature
-from ..graph.signatures import named_outputs
 from ..state.identities import Identities
 from .c_library import run_apart
 from .rounding import Difference, difference, resolution_of, tolerance_of
