@@ -20,7 +20,7 @@ from .graph.host_state import find_host_state
 from .graph.model_call import ModelCall
 from .graph.servable import FINGERPRINT, STEADY, SavedGraph, ServableGraph
 from .graph.signatures import guesses_dtypes, model_signature, tensor_specs
-from .parity.compare import Probe
+from .parity.probe import Probe
 from .savedmodel.bundles import BundleWriter
 from .savedmodel.replacing import check_replaceable, replacing
 from .savedmodel.shards import DIRECTORY
