@@ -109,7 +109,7 @@ class Publisher:
         with suppress(OSError):  # It cannot be read yet; else the store knows what is taken.
             directory.store.names()
         self._reuse = Reuse()
-        self._worker: Worker[ExportRecord] = Worker(options.background, lambda: None, ROOM)
+        self._worker: Worker[ExportRecord] = Worker(options.background, ROOM)
         self._summaries = self._summary_writer()
 
     def wait_for_room(self) -> None:

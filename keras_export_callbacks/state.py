@@ -16,7 +16,8 @@ from .archive.export_archive import ExportArchive, registration_of
 from .archive.graph.plan import Plan, Planner, Snapshot
 from .archive.graph.registration import Registration
 from .archive.graph.samples import known_sample
-from .archive.parity.compare import Expected, Probe
+from .archive.parity.compare import Expected
+from .archive.parity.probe import Probe
 from .archive.state.identities import Identities
 from .archive.state.owners import owned_variables
 from .options import Endpoints

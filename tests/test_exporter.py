@@ -27,7 +27,6 @@ from keras_export_callbacks import (
     KeepBest,
     publisher,
 )
-from keras_export_callbacks.archive.savedmodel import shards
 from keras_export_callbacks.pipeline import Pipeline
 
 
@@ -268,23 +267,6 @@ def test_what_ends_the_block_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         loop()
 
 
-def test_exporting_twice_without_training_writes_no_variables_again() -> None:
-    with Exporter("base", classifier(), log_dir=None) as exporter:
-        first, second = exporter.export().result(), exporter.export().result()
-    shared = [name for name in first.files if "variables.data" in name or name == "saved_model.pb"]
-    assert len(shared) == 4
-    for name in shared:
-        assert (first.path / name).stat().st_ino == (second.path / name).stat().st_ino
-    assert second.graph_reused
-    assert not first.graph_reused
-
-
-def test_backends_other_than_tensorflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(NotImplementedError, match="KERAS_BACKEND=tensorflow"):
-        Exporter("base", classifier(compiled=False), log_dir=None).export()
-
-
 def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which would be as large as the model, until someone drops the error."""
     held = []
@@ -325,30 +307,6 @@ def test_what_on_export_raises_is_told_whatever_it_is() -> None:
         exporter.export()
     with pytest.raises(SystemExit):
         Exporter("other", classifier(), background=False, log_dir=None, on_export=leave).export()
-
-
-def test_a_digest_that_cannot_be_taken_while_writing_is_taken_from_the_file(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def no_memory(tensor: Any) -> Any:
-        raise MemoryError
-
-    with Exporter("base", classifier(), log_dir=None) as exporter:
-        monkeypatch.setattr(shards, "_memory", no_memory)
-        exporter.export().result()
-    assert ExportDirectory("base").verify(1) == []
-
-
-def test_an_export_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**options: Any) -> None:
-        raise OSError("No space left on device")
-
-    with Exporter("base", classifier(), log_dir=None, on_error="warn") as exporter:
-        monkeypatch.setattr(tf.raw_ops, "SaveV2", fail)
-        exporter.export().exception()
-        assert not [each for each in threading.enumerate() if each.name == "keras-export-digest"]
-        with pytest.warns(UserWarning, match="No space left"):
-            exporter.wait()
 
 
 STEPS = {
@@ -448,10 +406,12 @@ def test_numbers_go_on_when_the_directory_is_emptied(empty: Any) -> None:
     assert ExportDirectory("base").verify(4) == []
 
 
-def test_numbers_go_on_over_fits_of_a_callback() -> None:
+@pytest.mark.parametrize("is_another", [False, True], ids=["one model", "several"])
+def test_numbers_go_on_over_fits_of_a_callback(is_another: bool) -> None:
     callback = ExportEveryN("base", log_dir=None)
     model = classifier()
     for _ in range(2):
+        model = classifier() if is_another else model
         model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
         empty("base")
     assert [record.version for record in callback.exports] == [1, 2, 3, 4]

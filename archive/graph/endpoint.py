@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .._tensorflow import concrete_functions, saved_traces
 from ..errors import ExportError, ExportValueError, error_like
-from .signatures import check_outputs, flat_outputs
+from .outputs import check_outputs, flat_outputs
 
 
 @dataclass(frozen=True)

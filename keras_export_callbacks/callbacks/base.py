@@ -33,8 +33,9 @@ class ExportCallback(Keras3Callback):
 
     def __init__(self, base_dir: str | os.PathLike[str], options: ExportOptions) -> None:
         super().__init__()
-        store = open_store(base_dir)
-        self.root_dir = self.base_dir = store.root
+        # Kept for every model: the store knows which numbers were given out.
+        self._store = open_store(base_dir)
+        self.root_dir = self.base_dir = self._store.root
         self._options = options
         self._pipeline: Pipeline | None = None
         self._trial: TrialInfo | None = None
@@ -45,12 +46,13 @@ class ExportCallback(Keras3Callback):
         self._held: Future[State] | None = None
         self._is_resumed = False
         self._is_copy = False
-        store.check()
+        self._store.check()
 
     def within(self, trial: TrialInfo) -> None:
         """Export as a part of a search, to a directory of that trial and execution."""
         self._leave()
         self.base_dir = self.root_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
+        self._store = open_store(self.base_dir)
         self._trial = trial
 
     @property
@@ -77,7 +79,7 @@ class ExportCallback(Keras3Callback):
         if self._pipeline is None:
             if self._is_copy and self._trial is None:
                 check_no_search()
-            directory = ExportDirectory(self.base_dir)
+            directory = ExportDirectory.over(self._store)
             self._pipeline = Pipeline(directory, self.model, self._options, self._trial)
         self._running.report_failures()
         # A model that the first batch builds is prepared after it.

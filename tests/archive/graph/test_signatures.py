@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.artifacts import assert_same_outputs
 from support.processes import run_in_c
 
 from keras_export_callbacks import ExportArchive, ExportError, standard_endpoints
@@ -109,71 +108,6 @@ def test_arguments_are_named_as_in_the_function() -> None:
     revived = export(lambda height, width: height - width, [FREE, FREE])
     assert set(inputs_of(revived)) == {"height", "width"}
     np.testing.assert_array_equal(revived.serve(width=BATCH, height=BATCH + 1), BATCH * 0 + 1)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "names"),
-    [
-        (lambda x: x, {"output_0"}),
-        (lambda x: [x, x], {"output_0", "output_1"}),
-        (lambda x: {"mean": x, "spread": x}, {"mean", "spread"}),
-        (lambda x: Pair(x, x), {"left", "right"}),
-        (lambda x: {"a": {"b": x, "c": [x, x]}}, {"a_b", "a_c_0", "a_c_1"}),
-        (lambda x: (x, {"b": x}), {"output_0", "output_1_b"}),
-    ],
-    ids=["tensor", "list", "dict", "named tuple", "nested dict", "nested tuple"],
-)
-def test_the_method_keeps_the_structure_that_the_signature_flattens(
-    outputs: Any, names: set[str]
-) -> None:
-    revived = export(outputs, [FREE])
-    result, expected = revived.serve(tf.constant(BATCH)), outputs(BATCH)
-    if not isinstance(expected, Pair):  # TensorFlow revives it as a type of its own.
-        tf.nest.assert_same_structure(result, expected)
-    assert_same_outputs(result, tf.nest.map_structure(tf.constant, expected))
-    assert set(outputs_of(revived)) == names
-    for value in revived.signatures["serve"](tf.constant(BATCH)).values():
-        np.testing.assert_array_equal(value, BATCH)
-
-
-def test_outputs_whose_flat_names_collide_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"Two outputs.*'a_b'"):
-        export(lambda x: {"a": {"b": x}, "a_b": x}, [FREE])
-
-
-def test_ragged_and_sparse_outputs() -> None:
-    revived = export(
-        lambda x: {"ragged": tf.RaggedTensor.from_tensor(x), "sparse": tf.sparse.from_dense(x)},
-        [FREE],
-    )
-    assert revived.serve(BATCH)["ragged"].to_list() == BATCH.tolist()
-    np.testing.assert_array_equal(tf.sparse.to_dense(revived.serve(BATCH)["sparse"]), BATCH)
-
-
-def test_every_trace_of_a_function_without_signature_is_served() -> None:
-    weights = {3: tf.Variable(tf.ones((3, 1))), 4: tf.Variable(2 * tf.ones((4, 1)))}
-
-    @tf.function
-    def project(x: Any, *, scale: Any, double: bool) -> dict[str, Any]:
-        product = scale * (x @ weights[x.shape[1]])
-        return {"inner": {"product": 2 * product if double else product}}
-
-    for width in weights:
-        project(tf.ones((1, width)), scale=tf.constant(3.0), double=True)
-    revived = export(project)
-    for width in weights:
-        arguments = tf.ones((1, width)), {"scale": tf.constant(3.0), "double": True}
-        expected = project(arguments[0], **arguments[1])
-        assert_same_outputs(revived.serve(arguments[0], **arguments[1]), expected)
-    assert set(inputs_of(revived)) == {"x", "scale"}
-    assert set(outputs_of(revived)) == {"inner_product"}
-
-
-def test_a_function_that_took_only_objects_is_refused() -> None:
-    function = tf.function(lambda thing: tf.ones(1))
-    function(object())
-    with pytest.raises(ExportError, match="'serve' was only called with arguments"):
-        export(function)
 
 
 def two_headed() -> Any:
