@@ -328,6 +328,19 @@ def test_what_was_listed_was_seen(place: Place, seen_by: str) -> None:
     assert commit(store) == 3
 
 
+def test_a_directory_over_a_store_shares_what_it_has_seen(place: Place) -> None:
+    for _ in range(2):
+        export(place.store())
+    store = place.store()
+    directory = ExportDirectory.over(store)
+    assert directory.path == place.base
+    assert [record.version for record in directory.records()] == [1, 2]
+    for version in (1, 2):
+        place.store().remove(version)
+    assert export(store).version == 3
+    assert directory.versions() == [3]
+
+
 @pytest.mark.parametrize("seen_by", ["versions", "records", "latest", "publish"])
 def test_numbers_go_on_when_a_directory_is_emptied_under_one_who_publishes(
     place: Place, source: Path, seen_by: str
