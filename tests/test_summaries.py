@@ -155,7 +155,7 @@ def test_events_that_cannot_be_written_any_more_are_told() -> None:
         shutil.rmtree("logs")
         Path("logs").touch()
         assert exporter.export(step=2).result().version == 2
-        with pytest.warns(UserWarning, match="was published, but what follows failed: .*logs"):
+        with pytest.warns(UserWarning, match="was published, but a later step failed: .*logs"):
             exporter.wait()
 
 
