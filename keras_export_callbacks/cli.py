@@ -244,7 +244,7 @@ def publish(source: VersionPath, base: ExportDirectory) -> None:
 @_BASE
 @_VERSION
 def rollback(base: ExportDirectory, version: int | None) -> None:
-    """Publish an older VERSION again as the newest, by default the one before the newest.
+    """Publish an older VERSION again, by default the version before the newest.
 
     Run it again to go back one more.
     """
@@ -320,7 +320,7 @@ def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
 
 
 def _before_newest(base: ExportDirectory) -> int:
-    """Return the version before the newest. If that is a copy, the one before its original."""
+    """Return the version before the newest. If the newest is a copy, go before its original."""
     newest = _newest(base)
     original = min(_same_as(base, newest), default=newest)
     earlier = [version for version in base.versions() if version < original]

@@ -22,9 +22,10 @@ def finite_scalars(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scalar(value: Any) -> float | None:
-    """Return a number, or a tensor or array of one number, as a float; otherwise None.
+    """Return `value` as a float, or None if it is not one number.
 
-    Some metrics return an array of shape ``(1,)``, such as `F1Score` for one class.
+    A tensor or array of one number counts. Some metrics return an array of shape
+    ``(1,)``, such as `F1Score` for one class.
     """
     if isinstance(value, float):
         return float(value)
