@@ -50,7 +50,8 @@ class Exporter:
             call of `export`, `wait` or `close` does this.
         sample_inputs: A batch of model inputs, as the model takes them. With it, each
             version is tested before it is published: another process loads it, as a
-            model server does, and compares its outputs with the model's outputs.
+            model server does, and its outputs are compared with the model's outputs. If
+            they differ by more than rounding, the version is not published.
         on_export: Function that is called with the `ExportRecord` of each version
             after it is published. It runs on the thread that published the version.
         verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
