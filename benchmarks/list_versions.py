@@ -1,4 +1,4 @@
-"""How long it takes to read the manifests of many versions, and `keras-exports list`.
+"""Measure how long `keras-exports list` and reading the manifests of many versions take.
 
 Usage: python benchmarks/list_versions.py
 """
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _publish(base: Path, count: int) -> list[Path]:
-    """Export once, and let other versions have the same manifest but for their number."""
+    """Export once, and copy the manifest to versions with other numbers."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with Exporter(base, model, log_dir=None) as exporter:
         first = exporter.export(step=1, metrics={"loss": 0.5}).result()
@@ -80,7 +80,7 @@ def _run(command: list[str | Path | None]) -> None:
 
 
 def _seconds(*calls: Callable[[], object]) -> list[float]:
-    """The median time of each call; the calls take turns."""
+    """Return the median time of each call, in seconds. The calls take turns."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(RUNS):
         for call, found in zip(calls, times, strict=True):

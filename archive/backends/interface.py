@@ -1,4 +1,4 @@
-"""What the engine needs of what Keras runs on."""
+"""The operations that the engine needs from a backend of Keras."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import keras
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read at one point in time.
+    """Values that were read at one point in time.
 
     Attributes:
-        tensors: gives the values: of all variables, then the keys and values of each table.
-        size: the memory that they take at most, in bytes.
+        tensors: A function that returns the values: those of all variables, then the
+            keys and values of each table.
+        size: The memory that the values take at most, in bytes.
     """
 
     tensors: Callable[[], list[Any]]
@@ -26,26 +27,26 @@ class Reader(Protocol):
     """Reads variables and mutable tables at one point in time."""
 
     def read(self) -> Reading:
-        """Read, on the thread that trains."""
+        """Read the values. This must be called on the training thread."""
 
     def trace(self) -> None:
-        """Make the following reads fast; on any thread."""
+        """Make later reads faster. This may be called on any thread."""
 
 
 class Backend(Protocol):
-    """What the engine needs of a backend of Keras."""
+    """The operations that the engine needs from a backend of Keras."""
 
     def stored(self, variable: keras.Variable) -> Any:
-        """The `tf.Variable` that stands for a Keras variable in a SavedModel."""
+        """The `tf.Variable` that represents a Keras variable in a SavedModel."""
 
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
-        """A reader of what `stored` gave, and of mutable lookup tables."""
+        """A reader of mutable lookup tables, and of variables that `stored` returned."""
 
     def steps_taken(self, optimizer: keras.Optimizer) -> int:
-        """How many steps an optimizer has taken."""
+        """The number of steps that an optimizer has taken."""
 
     def check_distribution(self, model: keras.Model) -> None:
-        """Raise if no one process can read a model's variables at one moment."""
+        """Raise an error if no single process can read all variables of a model at one moment."""
 
     def is_publisher(self, model: keras.Model) -> bool:
-        """Whether this process is the one that publishes, where several train together."""
+        """Whether this process publishes the versions, if several processes train together."""
