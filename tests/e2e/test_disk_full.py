@@ -272,13 +272,11 @@ def test_at_whatever_step_the_disk_is_full(small_disk: SmallDisk, what: str, exp
     with Exporter(base, a_model(8), log_dir=None) as exporter:
         for _ in range(exports):
             exporter.export().result()
-        exporter.settle()
         before = tree(base)
         while True:
             left = small_disk.room(4096 * failures) if what == "bytes" else None
             with left or small_disk.inodes(failures):
                 error = exporter.export().exception()
-                exporter.settle()
             if error is None:
                 break
             with pytest.raises(ExportError, match=FULL):
