@@ -68,14 +68,14 @@ def replicas(variable: Any) -> Sequence[Any]:
 
 
 class WithoutValues(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
-    """Keeps the values of variables out of the checkpoint in a SavedModel that is written.
+    """Keeps the values of variables out of the checkpoint of a SavedModel.
 
-    Only the description of the objects is left. The callback is public, and so is
-    the option that takes it. That it may leave tensors out is not: the documentation
-    says that it must not, and nothing checks it.
+    The checkpoint then holds only the description of the objects. The callback and the
+    option that takes it are public. Leaving tensors out is not: the documentation
+    forbids it, although nothing checks it.
 
     Attributes:
-        keys: the checkpoint keys of what was left out.
+        keys: The checkpoint keys of the tensors that were left out.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class WithoutValues(tf.train.experimental.ShardingCallback):  # type: ignore[mis
 
     @property
     def description(self) -> str:
-        return "Only the description of the objects, because the values are written apart."
+        return "Writes only the description of the objects. The values are written separately."
 
     def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
         self.keys |= {item.checkpoint_key for item in shardable_tensors} - {OBJECT_GRAPH_KEY}

@@ -152,7 +152,7 @@ class ServableGraph:
             try:
                 options.experimental_sharding_callback = left_out
                 tf.saved_model.save(root, str(directory), self._signatures, options)
-            except RuntimeError:  # As TensorFlow would raise if it checked what is left out.
+            except RuntimeError:  # A TensorFlow that checks what is left out may raise this.
                 options.experimental_sharding_callback = None
                 tf.saved_model.save(root, str(directory), self._signatures, options)
         return self._saved(directory, left_out.keys)
