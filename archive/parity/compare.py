@@ -1,7 +1,7 @@
-"""Does the artifact compute what was expected of it? On any thread.
+"""The comparison of an artifact's outputs with the model's outputs.
 
-`check` asks the artifact, by TensorFlow's C library in a process of its own, as a
-model server would. What to expect comes from `probe`.
+`check` runs the artifact in another process, with TensorFlow's C library, as a model
+server does. `probe` computes the expected outputs. `check` may run on any thread.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from .warmup import can_write_requests, read_requests, write_requests
 
 @dataclass(frozen=True)
 class Expected:
-    """What the endpoint behind a signature computed live.
+    """The outputs that the model's own endpoint computed for some inputs.
 
     Attributes:
-        signature: the signature's name.
-        inputs: what it was given, by the signature's names.
-        outputs: what it returned, by the signature's names.
-        resolution: that of the coarsest floats it computes with.
+        signature: The name of the signature.
+        inputs: The inputs, by their names in the signature.
+        outputs: The outputs, by their names in the signature.
+        resolution: The resolution of the coarsest floats in the computation. It is the
+            distance from 1 to the next larger number.
     """
 
     signature: str
@@ -36,12 +37,14 @@ class Expected:
 
 @dataclass(frozen=True)
 class Compared:
-    """How an artifact's outputs differ from the model's, by ``signature/output``.
+    """The differences between an artifact's outputs and the model's outputs.
+
+    The keys of both mappings are ``signature/output``.
 
     Attributes:
-        differences: the largest absolute difference; of integers, bools and strings
-            the share that differs.
-        allowed: how much rounding may account for there.
+        differences: The largest absolute difference of each output. For integers, bools
+            and strings it is the share of values that differ.
+        allowed: The largest difference that rounding explains for each output.
     """
 
     differences: Mapping[str, float]
@@ -49,14 +52,20 @@ class Compared:
 
 
 def check(directory: Path, expected: Sequence[Expected]) -> Compared:
-    """Raise unless the artifact in `directory` computes what was expected.
+    """Compare the outputs of an artifact with the expected outputs.
 
-    Where that can be done, the inputs are written into the artifact as warm-up
-    requests, and these are sent.
+    If the package for warm-up requests is installed, the inputs are written into the
+    artifact as warm-up requests. They are read back from there for the comparison, so
+    the requests themselves are tested too.
+
+    Args:
+        directory: The directory of the artifact.
+        expected: The expected outputs of each signature.
 
     Raises:
-        ParityError: an output differs by more than rounding, or is not finite.
-        LoaderError: the artifact cannot be loaded or run.
+        ParityError: If an output is missing, has another shape, is not finite, or differs
+            by more than rounding explains.
+        LoaderError: If the artifact cannot be loaded or run.
     """
     calls = [(item.signature, item.inputs) for item in expected]
     if can_write_requests():
@@ -75,10 +84,11 @@ def check(directory: Path, expected: Sequence[Expected]) -> Compared:
 
 
 def compare(expected: Expected, outputs: Mapping[str, Any]) -> dict[str, Difference]:
-    """How far each output is from what was expected.
+    """Return the difference of each output from the expected one, by name.
 
     Raises:
-        ParityError: it is too far.
+        ParityError: If an output is missing, has another shape, is not finite, or differs
+            by more than rounding explains.
     """
     found = {}
     for name in sorted(expected.outputs.keys() | outputs.keys()):
