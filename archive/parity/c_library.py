@@ -1,8 +1,8 @@
 """Load and run a SavedModel with TensorFlow's C library, without Python TensorFlow.
 
-That is the loader that TensorFlow Serving uses (`LoadSavedModel`), behind the
-stable C API of ``tensorflow/c/c_api.h``, from the library in the TensorFlow wheel.
-`run_apart` does it in a process of its own, as a server would.
+The C library is part of the TensorFlow wheel. Its stable API (``tensorflow/c/c_api.h``)
+calls the loader that TensorFlow Serving also uses (`LoadSavedModel`). `run_apart` loads
+and runs the SavedModel in another process, as a model server does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = {
 }  # fmt: skip
 _STRING = 7
 
-# In seconds; what takes longer hangs, and would hang training for good.
+# In seconds. Without a limit, an artifact that hangs would stop training for good.
 LIMIT = 3600
 
 
@@ -63,8 +63,11 @@ class Session:
     """A SavedModel loaded for serving.
 
     Args:
-        path: its directory.
-        op_libraries: files with operations that TensorFlow itself does not have.
+        path: The directory of the SavedModel.
+        op_libraries: The paths of shared libraries with custom operations.
+
+    Raises:
+        LoaderError: If the SavedModel or one of the libraries cannot be loaded.
     """
 
     def __init__(self, path: str, op_libraries: Sequence[str] = ()) -> None:
@@ -85,10 +88,24 @@ class Session:
         self._signatures = dict(message.signature_def)
 
     def run(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs of a signature by name, for inputs by name."""
+        """Call a signature, and return its outputs.
+
+        Args:
+            signature: The name of the signature.
+            inputs: The inputs by name, as arrays.
+
+        Returns:
+            The outputs by name, as arrays.
+
+        Raises:
+            LoaderError: If the inputs do not match the signature, or if the call fails.
+        """
         wanted, produced = self._signatures[signature].inputs, self._signatures[signature].outputs
         if set(inputs) != set(wanted):
-            raise LoaderError(f"inputs are {sorted(wanted)}, received {sorted(inputs)}")
+            raise LoaderError(
+                f"Received the inputs {sorted(inputs)} for signature {signature!r}. Expected the "
+                f"inputs {sorted(wanted)}."
+            )
         feeds = [self._output(wanted[name].name) for name in inputs]
         tensors = [self._tensor(value, wanted[name].dtype) for name, value in inputs.items()]
         fetches = [self._output(info.name) for info in produced.values()]
@@ -113,8 +130,10 @@ class Session:
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")
         found = self._tf.TF_GraphOperationByName(self._graph, operation.encode())
-        if found is None:  # Such as of a ragged tensor, which has no name of its own.
-            raise LoaderError(f"The signature names the tensor {name!r}, which the graph lacks.")
+        if found is None:  # For example, a ragged tensor has no name of its own.
+            raise LoaderError(
+                f"The signature names the tensor {name!r}, but the graph has no such tensor."
+            )
         return _Output(found, int(index or 0))
 
     def _tensor(self, value: Any, dtype: int) -> int:
@@ -148,7 +167,8 @@ class Session:
                 )
                 for index in range(int(np.prod(shape)))
             ]
-            array = np.empty(len(texts), object)  # As bytes, NumPy would drop zeros at their ends.
+            # NumPy's bytes dtype would drop zero bytes at the end of a string.
+            array = np.empty(len(texts), object)
             array[:] = texts
             return array.reshape(shape)
         size = self._tf.TF_TensorByteSize(tensor)
@@ -160,11 +180,11 @@ class Session:
 
 
 def op_libraries() -> list[str]:
-    """The libraries with operations of others that this process has loaded.
+    """Return the paths of the libraries with custom operations that this process has loaded.
 
-    They are found as shared libraries that are linked against TensorFlow's and
-    define operations, such as those of tensorflow-text. Only Linux tells what is
-    loaded; elsewhere there are none.
+    These are the shared libraries that are linked against TensorFlow and define
+    operations. An example is the library of tensorflow-text. The list is always empty
+    on systems other than Linux, because they do not list the loaded libraries.
     """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
@@ -182,12 +202,14 @@ def _defines_operations(path: str) -> bool:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all_:
             return all(all_.find(name) >= 0 for name in (b"libtensorflow_", b"OpDefBuilder"))
     except (OSError, ValueError):
-        return False  # It was deleted, or is no file.
+        return False  # The file was deleted, or the path does not name a file.
 
 
 def _dtype(number: int) -> Any:
     if (name := _DTYPES.get(number)) is None:
-        raise LoaderError(f"Tensors of TensorFlow's DataType {number} have no array type.")
+        raise LoaderError(
+            f"A tensor of TensorFlow's DataType {number} cannot be converted to or from an array."
+        )
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
@@ -238,10 +260,11 @@ def _library() -> Any:
 
 @functools.cache
 def _meta_graph_def() -> Any:
-    """TensorFlow's message `MetaGraphDef`. Its module needs protobuf, and nothing of TensorFlow.
+    """Return the class of TensorFlow's message `MetaGraphDef`, without importing TensorFlow.
 
-    Python would import the package around it first, all of Python's TensorFlow. It
-    finds an empty package with the same folder instead.
+    The module of the message needs only protobuf. Python would still import the package
+    ``tensorflow`` first, which is large. An empty package with the same folder takes its
+    place during the import.
     """
     empty = types.ModuleType("tensorflow")
     empty.__path__ = [str(_folder())]
@@ -254,17 +277,19 @@ def _meta_graph_def() -> Any:
 
 
 def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Load the SavedModel at `path` in a new process and call signatures of it.
+    """Load a SavedModel in a new process, and call its signatures there.
 
     Args:
-        path: its directory.
-        calls: the name of a signature, and its inputs by name as arrays.
+        path: The directory of the SavedModel.
+        calls: The name of a signature and its inputs, for each call. The inputs are
+            arrays by name.
 
     Returns:
-        The outputs of each call by name, as arrays.
+        The outputs of each call, as arrays by name.
 
     Raises:
-        LoaderError: it cannot be loaded, or a call fails.
+        LoaderError: If the SavedModel cannot be loaded, if a call fails, or if the
+            process takes longer than `LIMIT`.
     """
     outputs: list[dict[str, Any]] | str
     reading, writing = os.pipe()
@@ -274,12 +299,14 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
             [sys.executable, "-c", _SCRIPT, str(writing), *sys.path],
-            stdin=subprocess.PIPE,  # Stays open: should this process be killed, that one ends.
-            # An endpoint may print; what it computed comes another way.
+            # This pipe stays open. If this process is killed, the pipe closes, and the new
+            # process ends.
+            stdin=subprocess.PIPE,
+            # An endpoint may print, so its outputs come through another pipe.
             stdout=said,
             stderr=said,
             pass_fds=[writing],
-            # As on a server without one; and what there is, training needs.
+            # Training needs the GPUs, so the artifact runs without them.
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
         ) as process,
     ):
@@ -292,7 +319,7 @@ def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list
         ready.register(answer, select.POLLIN)
         if not ready.poll(1000 * LIMIT):
             process.kill()
-            raise LoaderError(f"'{path}' was loaded and run for {LIMIT} seconds, without an end.")
+            raise LoaderError(f"Loading and running '{path}' took longer than {LIMIT} seconds.")
         try:
             outputs = pickle.load(answer)
         except (EOFError, pickle.UnpicklingError):
@@ -316,7 +343,11 @@ serve_calls(int(sys.argv[1]))
 
 
 def serve_calls(answer: int) -> None:
-    """Do what `run_apart` asks for on standard input, and write it to a file descriptor."""
+    """Read the calls of `run_apart` from standard input, and write their outputs to `answer`.
+
+    Args:
+        answer: The file descriptor of a pipe to the process that called `run_apart`.
+    """
     path, libraries, calls = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -330,5 +361,5 @@ def serve_calls(answer: int) -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # Nothing more comes; it returns when the other end is closed.
+    os.read(0, 1)  # The parent sends nothing more, so this returns when the pipe closes.
     os._exit(1)
