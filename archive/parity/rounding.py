@@ -1,7 +1,7 @@
-"""How far two computations of the same outputs may be apart.
+"""How much the outputs of an artifact may differ from the model's outputs.
 
-Graphs are compiled: what is fused, or summed in another order, rounds otherwise
-than the model does when it is called.
+Both compute the same function, but they may round differently. TensorFlow compiles the
+graph of an artifact: it fuses operations, and it sums in another order.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-# How many roundings of the largest value may meet in a small one.
+# How many rounding errors, each of the size of the largest value's, may add up in a small value.
 _SUMS = 128
 
-# Where numbers have so few digits, the bound for a single value is wide. Then all of
-# them together have a bound of their own: a part of the model that is missing, such as a
-# small LoRA update, moves every value.
+# Above this resolution the bound for a single value is wide. All values together then have
+# a second, narrower bound. It detects that a part of the model is missing, such as a small
+# LoRA update, because this moves every value.
 _COARSE = 2.0**-12
 
-# Of values that are chosen and not computed, such as classes, this share may be other ones
-# where two were nearly equal.
+# Some outputs are choices, such as classes. This share of them may differ, because two scores
+# may be nearly equal.
 _TIES = 2.0**-10
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an output of an artifact is from the model's.
+    """The difference between an output of an artifact and the same output of the model.
 
     Attributes:
-        found: the largest absolute difference; of integers, bools and strings the share
-            of values that differ.
-        allowed: what rounding may account for there.
+        found: The largest absolute difference. For integers, bools and strings it is the
+            share of values that differ.
+        allowed: The largest difference that rounding explains there.
     """
 
     found: float
@@ -43,27 +43,33 @@ class Difference:
 
 
 def difference(live: Any, served: Any, resolution: float) -> Difference:
-    """How far an output of the artifact is from the live one.
+    """Return the difference between two computations of the same output.
 
     Args:
-        live: what the model computed.
-        served: what the artifact computed.
-        resolution: that of the coarsest floats they were computed with.
+        live: The output of the model, as an array. None if the model does not return it.
+        served: The output of the artifact, as an array. None if the artifact does not
+            return it.
+        resolution: The resolution of the coarsest floats in the computation.
 
     Raises:
-        ValueError: it is more than rounding, or a value is no number.
+        ValueError: If one of the outputs is None, if their shapes differ, if a value is
+            not finite, or if they differ by more than rounding explains.
     """
     if live is None or served is None:
-        raise ValueError("the artifact lacks it" if served is None else "only the artifact has it")
+        raise ValueError(
+            "the artifact does not return it"
+            if served is None
+            else "the artifact returns it, but the model does not"
+        )
     if live.shape != served.shape:
-        raise ValueError(f"its shape is {served.shape}, live it is {live.shape}")
+        raise ValueError(f"its shape is {served.shape}, but the model's is {live.shape}")
     if not _is_floating(live):
         return _of_choices(live, served, resolution)
     live, served = _wide(live), _wide(served)
     try:
         return _of_floats(live, served, resolution)
     except ValueError:
-        # Classes and masks may be floats, too.
+        # Classes and masks may be floats that hold whole numbers.
         if _are_whole(live) and _are_whole(served):
             with suppress(ValueError):
                 return _of_choices(live, served, resolution)
@@ -71,24 +77,30 @@ def difference(live: Any, served: Any, resolution: float) -> Difference:
 
 
 def resolution_of(dtypes: set[int]) -> float:
-    """The resolution of the coarsest floats among TensorFlow's `DataType` numbers; 0 for none."""
+    """Return the resolution of the coarsest floats among some dtypes, or 0 without floats.
+
+    The resolution is the distance from 1 to the next larger number.
+
+    Args:
+        dtypes: The numbers of the dtypes in TensorFlow's `DataType`.
+    """
     kinds = [kind for kind in map(tf.dtypes.as_dtype, dtypes) if kind.is_floating]
     finfo: Any = ml_dtypes.finfo
     resolutions = [float(finfo(kind.as_numpy_dtype).eps) for kind in kinds]
     is_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
     if is_tf32 and tf.config.list_logical_devices("GPU"):
-        resolutions.append(2.0**-10)  # How NVIDIA's GPUs multiply float32.
+        resolutions.append(2.0**-10)  # NVIDIA's GPUs then multiply float32 as TF32.
     return max(resolutions, default=0.0)
 
 
 def tolerance_of(resolution: float) -> float:
-    """By how much of itself one value may move."""
+    """Return the share of itself by which one value may differ."""
     return math.sqrt(resolution)
 
 
 def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
     if live.dtype.kind == "f":
-        # Logits that are masked are minus infinity, on both sides but for near-ties.
+        # Masked logits are minus infinity. Both sides mask the same ones, except for near-ties.
         one, other = np.isneginf(live), np.isneginf(served)
         is_tie = int(np.sum(one != other)) <= _near_ties(live.size, resolution)
         masked = one | other if is_tie else one & other
@@ -96,45 +108,46 @@ def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
     if not np.all(np.isfinite(live)):
         raise ValueError("the model itself computes a value that is not finite")
     if not np.all(np.isfinite(served)):
-        raise ValueError("it is not finite")
+        raise ValueError("it is not finite, but the model's output is")
     if not live.size:
         return Difference(0.0, 0.0)
     tolerance = tolerance_of(resolution)
     differences = np.abs(live - served)
-    # A sum rounds with its largest part, which the largest value may tell of.
+    # The rounding error of a sum grows with its largest term. The largest value is an estimate
+    # of that term.
     largest = float(np.max(np.abs(live)))
     allowed = tolerance * np.abs(live) + min(tolerance, _SUMS * resolution) * largest
     if np.any(differences > allowed):
         worst = np.unravel_index(np.argmax(differences - allowed), live.shape)
         raise ValueError(
-            f"it differs by up to {differences[worst]:.3g} from {live[worst]:.3g}, of which "
-            f"{allowed[worst]:.3g} is rounding"
+            f"it differs by up to {differences[worst]:.3g} from {live[worst]:.3g}, but rounding "
+            f"explains at most {allowed[worst]:.3g}"
         )
     if resolution > _COARSE:
         mean, bound = _root_mean_square(differences), resolution ** (2 / 3)
         if mean > bound * _root_mean_square(live):
             raise ValueError(
-                f"its values differ by {mean:.3g} on average (root mean square), of which "
-                f"{bound * _root_mean_square(live):.3g} is rounding"
+                f"its values differ by {mean:.3g} on average (root mean square), but rounding "
+                f"explains at most {bound * _root_mean_square(live):.3g}"
             )
     worst = np.unravel_index(np.argmax(differences), live.shape)
     return Difference(float(differences[worst]), float(allowed[worst]))
 
 
 def _of_choices(live: Any, served: Any, resolution: float) -> Difference:
-    # Strings are bytes on one side, objects that hold bytes on the other.
+    # One side may hold strings in a bytes dtype, and the other as objects.
     differ = int(np.sum(np.asarray(live, object) != np.asarray(served, object)))
     allowed = _near_ties(live.size, resolution)
     if differ > allowed:
         raise ValueError(
-            f"{differ} of its {live.size} values differ, of which {allowed} may be near-ties"
+            f"{differ} of its {live.size} values differ, but at most {allowed} may be near-ties"
         )
     size = max(live.size, 1)
     return Difference(differ / size, allowed / size)
 
 
 def _near_ties(size: int, resolution: float) -> int:
-    """How many of `size` choices may be other ones because two were nearly equal."""
+    """Return how many of `size` choices may differ because two scores were nearly equal."""
     allowed = int(size * max(_TIES, 8 * resolution))
     return max(allowed, 1) if resolution > _COARSE and size > 1 else allowed
 
