@@ -1,8 +1,9 @@
-"""Requests that a model server sends itself when it loads a version, before real ones come.
+"""Warm-up requests, which a model server sends to itself when it loads a version.
 
 TensorFlow Serving replays the `PredictionLog` records in
-``assets.extra/tf_serving_warmup_requests`` and refuses a model of which one fails
-(tensorflow.org/tfx/serving/saved_model_warmup). They need the extra ``serving``.
+``assets.extra/tf_serving_warmup_requests``. If a request fails, it refuses the version
+(tensorflow.org/tfx/serving/saved_model_warmup). The requests need an optional dependency,
+``keras-export-callbacks[serving]``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..store.record import WARMUP
 
 
 def can_write_requests() -> bool:
-    """Whether the package with the format of the requests is installed."""
+    """Return whether the package that defines the requests is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
@@ -26,8 +27,9 @@ def write_requests(directory: Path, calls: Sequence[tuple[str, Mapping[str, Any]
     """Write one request per call into a SavedModel's directory.
 
     Args:
-        directory: that of the SavedModel.
-        calls: the name of a signature, and its inputs by name as arrays.
+        directory: The directory of the SavedModel.
+        calls: The name of a signature and its inputs, for each call. The inputs are
+            arrays by name.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -37,7 +39,7 @@ def write_requests(directory: Path, calls: Sequence[tuple[str, Mapping[str, Any]
         for signature, inputs in calls:
             log = prediction_log_pb2.PredictionLog()
             request = log.predict_log.request
-            request.model_spec.name = "model"  # Not looked at; the server knows its name.
+            request.model_spec.name = "model"  # The server ignores this name.
             request.model_spec.signature_name = signature
             for name, value in inputs.items():
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
@@ -45,7 +47,7 @@ def write_requests(directory: Path, calls: Sequence[tuple[str, Mapping[str, Any]
 
 
 def read_requests(directory: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The calls in a SavedModel's directory, as `write_requests` takes them."""
+    """Return the calls in a SavedModel's directory, in the form that `write_requests` takes."""
     from tensorflow_serving.apis import prediction_log_pb2
 
     calls = []
