@@ -1,1 +1,1 @@
-"""Does the artifact compute what the model does? It is loaded by TensorFlow's C library to see."""
+"""The test that an artifact computes what the model computes, before it is published."""
