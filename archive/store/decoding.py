@@ -1,13 +1,13 @@
-"""JSON from outside → Python values of declared types, or an error that names the place.
+"""Decode untrusted JSON into Python values of declared types, or raise a precise error.
 
-msgspec decodes it, strictly: RFC 8259 without NaN and infinities, no key missing
-that has no default, a bool is no number. It passes over keys that a dataclass
-does not know, whatever their values are, because a later version of this
-library may have written more.
+msgspec decodes the JSON strictly. It accepts RFC 8259 only, without NaN and infinities.
+Every key without a default must be there, and a bool does not count as a number. Unknown
+keys are ignored, whatever their values are, because a later version of this library may
+write more keys.
 
-Two things msgspec does not do, so `fit` does them after `json`, in the rare case:
-name the key in a mapping where a value is wrong, and read the lone surrogates
-that stand for the bytes of a path that is not UTF-8.
+msgspec cannot do two things. It does not name the key of a wrong value in a mapping. It
+also does not read lone surrogates, which stand for the bytes of a path that is not UTF-8.
+If msgspec fails, `parse_json` and `fit` read the JSON again and do both.
 """
 
 from __future__ import annotations
@@ -28,16 +28,21 @@ Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 
-# What a decoder of msgspec raises. Before its version 0.21 the first was no ValueError.
+# The errors that a msgspec decoder raises. Before msgspec 0.21, a `DecodeError` was not a
+# `ValueError`.
 UNDECODED = (msgspec.DecodeError, ValueError)
 
-# Python refuses to read an int of more than some thousand digits; no float has so many.
+# Python refuses to convert texts of some thousand digits to an int. This limit is lower, and no
+# float has so many digits.
 _MOST_DIGITS = 400
 
 
 @dataclass(frozen=True)
 class _TooLarge:
-    """A number that fits no type here; it does no harm under an unknown key."""
+    """A number that is too large for every type here.
+
+    It is an error only under a known key, because unknown keys are ignored.
+    """
 
     text: str
 
@@ -46,19 +51,22 @@ class _TooLarge:
 
 
 def decode(content: bytes, hint: Any, where: str) -> Any:
-    """The value of the type `hint` in a JSON text.
+    """Decode a JSON text into a value of the type `hint`.
 
     Args:
-        content: the text, in UTF-8.
-        hint: a scalar type, a dataclass, or a `tuple[T, ...]`, `Mapping[str, T]`,
-            `Literal` or union of such.
-        where: the name of the value, for the error.
+        content: The text, in UTF-8.
+        hint: A scalar type, a dataclass, a `Literal`, or a `tuple[T, ...]`,
+            `Mapping[str, T]` or union of such types.
+        where: The name of the value, for error messages.
+
+    Returns:
+        The value.
 
     Raises:
-        ValueError: it is no JSON, or of another type.
-        RecursionError: it is nested too deeply.
+        ValueError: If the text is not JSON, or if the value has another type.
+        RecursionError: If the value is nested too deeply.
     """
-    # As a str: msgspec does not look at the bytes of what it passes over.
+    # Given bytes, msgspec would not check that the values of unknown keys are UTF-8.
     text = content.decode("utf-8")
     try:
         return _decoder(hint).decode(text)
@@ -68,27 +76,33 @@ def decode(content: bytes, hint: Any, where: str) -> Any:
 
 @functools.cache
 def _decoder(hint: Any) -> msgspec.json.Decoder[Any]:
-    """The decoder for a type, made once."""
+    """Return the decoder for a type. It is made once per type."""
     return msgspec.json.Decoder(hint)
 
 
 def parse_json(text: str) -> Any:
-    """The value in a JSON text, for `fit`.
+    """Return the value of a JSON text, for `fit`.
 
     Raises:
-        ValueError: it is not JSON, such as NaN.
-        RecursionError: it is nested too deeply.
+        ValueError: If the text is not JSON. NaN, for example, is not.
+        RecursionError: If the value is nested too deeply.
     """
     return json.loads(text, parse_constant=_no_constant, parse_float=_float, parse_int=_int)
 
 
 def fit(value: Any, hint: Any, *place: str) -> Any:
-    """A value from `parse_json` as one of the type `hint`, as `decode` reads it.
+    """Convert a value from `parse_json` to the type `hint`, as `decode` does.
 
-    `place` is the keys that lead to it, for the error.
+    Args:
+        value: The value.
+        hint: The type, as for `decode`.
+        *place: The keys that lead to the value, for error messages.
+
+    Returns:
+        The converted value.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: If the value has another type.
     """
     try:
         return msgspec.convert(_with_fitted_parts(value, hint, place), hint)
@@ -99,12 +113,12 @@ def fit(value: Any, hint: Any, *place: str) -> Any:
 
 @functools.cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, by name."""
+    """Return the types of a dataclass's fields, by name."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
 def _with_fitted_parts(value: Any, hint: Any, place: tuple[str, ...]) -> Any:
-    """A value whose parts have their types already, and that has no unknown keys."""
+    """Return `value` without unknown keys, and with its parts converted to their types."""
     for kind in _members(hint):
         origin, args, has_fields = (
             typing.get_origin(kind),
@@ -122,7 +136,7 @@ def _with_fitted_parts(value: Any, hint: Any, place: tuple[str, ...]) -> Any:
 
 
 def _reason(message: str, hint: Any) -> str:
-    """What msgspec says of a value, and what it does not say: which ones a `Literal` has."""
+    """Return msgspec's message about a value. For a `Literal`, add the expected values."""
     kinds = [kind for kind in _members(hint) if typing.get_origin(kind) is Literal]
     choices = " or ".join(repr(value) for kind in kinds for value in typing.get_args(kind))
     reason = message[0].lower() + message[1:].replace("`", "")
