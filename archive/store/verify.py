@@ -1,4 +1,7 @@
-"""Is a version what was published? Its files against its manifest, and that against its digest."""
+"""Verify that a version is still what was published.
+
+The files are compared with the manifest, and the manifest with its digest.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,26 @@ from .remote import VersionPath
 from .store import Files, open_store
 from .versions import SAVED_MODEL, is_marker
 
-# What a publish writes itself, of which the manifest does not tell the digest.
+# The manifest has no digests of these files, because `publish_record` writes them last.
 OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
 
 _EMPTY = FileInfo(0, hashlib.sha256().hexdigest())
 
 
 def version_problems(version_dir: str | os.PathLike[str]) -> list[str]:
-    """How the files of a version, or of a copy of one, differ from what was published."""
+    """Return how the files of a version differ from what was published.
+
+    Args:
+        version_dir: The directory of a version, or of a copy of one.
+
+    Returns:
+        One text per problem. The list is empty if the version verifies.
+    """
     return problems_of(open_store(version_dir))
 
 
 def problems_of(version: Files) -> list[str]:
-    """`version_problems` of a version in a store."""
+    """Return the problems of a version in a store, as `version_problems` does."""
     try:
         record = read_record(version)
     except FileNotFoundError:
@@ -41,12 +51,15 @@ def problems_of(version: Files) -> list[str]:
 
 
 def without_manifest(version_dir: VersionPath) -> str:
-    """What is said of a version that has no manifest."""
-    return f"'{version_dir}' has no '{MANIFEST}': this library did not write it, or it was lost."
+    """Return the message about a version that has no manifest."""
+    return (
+        f"'{version_dir}' has no '{MANIFEST}'. Another program wrote this version, or the "
+        "manifest was lost."
+    )
 
 
 def manifest_problems(version: Files) -> list[str]:
-    """What is wrong with a manifest that can be read, by its own digest."""
+    """Return how a readable manifest differs from its digest, as one text per problem."""
     try:
         status = version.stat(MANIFEST_DIGEST)
         if status is None:
@@ -54,7 +67,7 @@ def manifest_problems(version: Files) -> list[str]:
         if status.size is None:
             return [f"{MANIFEST_DIGEST!r} is not a regular file"]
         expected = manifest_digest(b"".join(version.blocks(MANIFEST)))
-        # No more than that: it may be of any size.
+        # The file may have any size, so only the first bytes are read.
         if first_bytes(version.blocks(MANIFEST_DIGEST), len(expected) + 1) == expected:
             return []
     except FileNotFoundError:
@@ -65,7 +78,17 @@ def manifest_problems(version: Files) -> list[str]:
 
 
 def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
-    """How the files of a version differ from those `expected`, but for the manifest."""
+    """Return how the files of a version differ from the expected ones.
+
+    The manifest and the file with its digest are not compared.
+
+    Args:
+        version: The files of the version.
+        expected: The size and the digest of each file, by relative path.
+
+    Returns:
+        One text per problem.
+    """
     found = set(version.files()) - OWN_FILES
     problems = []
     for name in sorted(found | expected.keys() | {SAVED_MODEL}):
