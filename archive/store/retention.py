@@ -1,7 +1,7 @@
-"""Which versions stay. Pure: records in, version numbers out.
+"""Retention policies, which choose the versions to keep.
 
-A policy is a small frozen value answering one question, which versions it
-keeps. Policies combine with ``|``: a version stays if any of them keeps it.
+A policy takes the records of the versions and returns the numbers of those it keeps. It
+reads no files. ``|`` combines policies: a version stays if any of them keeps it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from .record import ExportRecord
 
 
 class RetentionPolicy:
-    """What every policy is: a choice of versions, combined with ``|``."""
+    """Base class of all retention policies. ``|`` combines two policies."""
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
-        """The versions of `records` that must stay."""
+        """Return the numbers of the versions to keep.
+
+        Args:
+            records: The records of all versions.
+        """
         raise NotImplementedError
 
     def monitors(self) -> set[str]:
-        """The metrics that the choice depends on."""
+        """Return the names of the metrics that the choice depends on."""
         return set()
 
     def __or__(self, other: RetentionPolicy) -> RetentionPolicy:
@@ -37,7 +41,10 @@ class KeepLatest(RetentionPolicy):
     """Keep the `n` newest versions.
 
     Args:
-        n: how many, at least 1.
+        n: Int. The number of versions to keep, at least 1.
+
+    Raises:
+        ExportValueError: If `n` is not an int of at least 1.
 
     Example:
 
@@ -56,15 +63,18 @@ class KeepLatest(RetentionPolicy):
 
 @dataclass(frozen=True)
 class KeepBest(RetentionPolicy):
-    """Keep the `n` versions with the best value of a metric.
+    """Keep the `n` versions with the best values of a metric.
 
-    Of equal values the older version counts as better. Versions whose manifest
-    has no such metric are not kept by this policy.
+    If two values are equal, the older version counts as better. This policy does not
+    keep versions whose manifest lacks the metric.
 
     Args:
-        n: how many, at least 1.
-        monitor: the metric's name in the manifests, such as ``"val_loss"``.
-        mode: ``"min"`` or ``"max"``.
+        n: Int. The number of versions to keep, at least 1.
+        monitor: String. The metric's name in the manifests, such as ``"val_loss"``.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+
+    Raises:
+        ExportValueError: If an argument cannot be used.
     """
 
     n: int
@@ -85,7 +95,11 @@ class KeepBest(RetentionPolicy):
 
 @dataclass(frozen=True)
 class KeepAny(RetentionPolicy):
-    """Keep what any of `policies` keeps; what ``|`` makes."""
+    """Keep the versions that any of `policies` keeps. ``|`` returns a `KeepAny`.
+
+    Args:
+        policies: Tuple of retention policies.
+    """
 
     policies: tuple[RetentionPolicy, ...]
 
@@ -97,35 +111,49 @@ class KeepAny(RetentionPolicy):
 
 
 def as_policy(keep: int | RetentionPolicy | None) -> RetentionPolicy | None:
-    """The policy that a `keep` argument stands for; None keeps everything."""
+    """Return the policy for a `keep` argument, or None to keep all versions.
+
+    Raises:
+        ExportTypeError: If `keep` is neither None, an int nor a policy.
+        ExportValueError: If `keep` is an int below 1.
+    """
     if keep is None or isinstance(keep, RetentionPolicy):
         return keep
     if is_whole(keep):
         return KeepLatest(int(keep))
     raise ExportTypeError(
-        f"Received keep={keep!r}. Expected None (keep all), an int (that many of the newest), "
-        "or policies such as KeepLatest(3) | KeepBest(1, monitor='val_loss', mode='min')."
+        f"Received keep={keep!r}. Expected None (keep all), an int (keep that many of the "
+        "newest), or policies such as KeepLatest(3) | KeepBest(1, monitor='val_loss', mode='min')."
     )
 
 
 def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[int]:
-    """The versions that may go, oldest first.
+    """Return the versions to remove under a policy, oldest first.
 
-    Never the newest, which a server is serving, and never the best by an
-    objective that some version was exported for: "best" is read from the
-    committed versions, so losing it would let a worse model count as a record.
-    Nor one that a later version of this library wrote, which may know a reason
-    to keep it.
+    Some versions stay whatever the policy says:
+
+    - The newest version, because a server serves it.
+    - The best version by each objective that a version was exported for. The best value
+      is read from the versions that exist. Without the best version, a worse model would
+      count as the best so far.
+    - Versions that a later version of this library wrote, because it may know a reason to
+      keep them.
+
+    Args:
+        policy: The policy.
+        records: The records of all versions.
     """
     kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
     return sorted({record.version for record in records if not record.is_newer} - kept)
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:
-    """The best by each objective, and the best of the versions exported for it.
+    """Return up to two versions for each objective: the best of all, and the best of its own.
 
-    Nearly always they are one. Where a version exported for another reason is
-    better, the objective itself would be forgotten without the second.
+    An objective's own versions are those exported for it. The two are nearly always the
+    same version. They differ if a version exported for another reason is better. If none
+    of its own versions stayed, no record would name the objective any more, and the best
+    version by it would lose its protection.
     """
     bests = set()
     for objective in {objective for record in records if (objective := record.objective)}:
@@ -138,4 +166,7 @@ def _bests(records: Sequence[ExportRecord]) -> set[int]:
 
 def _check_count(n: int, name: str) -> None:
     if not is_whole(n) or n < 1:
-        raise ExportValueError(f"Received {name}({n!r}). Expected how many versions: an int ≥ 1.")
+        raise ExportValueError(
+            f"Received {name}(n={n!r}). Expected how many versions to keep, as an int of at "
+            "least 1."
+        )
