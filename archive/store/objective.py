@@ -1,4 +1,4 @@
-"""Which way a metric gets better: one tiny value, used wherever that matters."""
+"""A metric, and whether lower or higher values of it are better."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Mode = Literal["min", "max"]
 
 
 class Measured(Protocol):
-    """What can be ranked: an `ExportRecord`."""
+    """A version that can be ranked by its metrics, such as an `ExportRecord`."""
 
     @property
     def version(self) -> int:
-        """Its number; of equals, the lower one is better."""
+        """The version's number. If two values are equal, the lower number is better."""
 
     def measured(self, monitor: str) -> float | None:
-        """The value of a metric, None if it has none."""
+        """Return the value of a metric, or None if the version has no value of it."""
 
 
 Record = TypeVar("Record", bound=Measured)
@@ -32,8 +32,11 @@ class Objective:
     """A metric and its direction.
 
     Args:
-        monitor: the metric's name in Keras's logs, such as ``"val_loss"``.
-        mode: ``"min"`` if lower is better, ``"max"`` if higher is.
+        monitor: String. The metric's name in Keras's logs, such as ``"val_loss"``.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+
+    Raises:
+        ExportValueError: If an argument cannot be used.
     """
 
     monitor: str
@@ -52,7 +55,10 @@ class Objective:
             )
 
     def improves(self, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-        """Whether `value` is finite and better than `best` by more than `min_delta`."""
+        """Return whether `value` is finite and better than `best` by more than `min_delta`.
+
+        If `best` is None, every finite value is better.
+        """
         if not math.isfinite(value):
             return False
         if best is None:
@@ -60,11 +66,14 @@ class Objective:
         return value < best - min_delta if self.mode == "min" else value > best + min_delta
 
     def ranked(self, records: Iterable[Record]) -> list[Record]:
-        """The records that measured it, best first; of equals, the one published first."""
+        """Return the records that have a value of the metric, best first.
+
+        Records with equal values are sorted by version number, lowest first.
+        """
         return [record for _, _, record in sorted(self._ranks(records), key=_RANK)]
 
     def best(self, records: Iterable[Record]) -> Record | None:
-        """The first of `ranked`, or None if there is none."""
+        """Return the best record, or None if no record has a value of the metric."""
         first = min(self._ranks(records), key=_RANK, default=None)
         return first[2] if first else None
 
