@@ -1,4 +1,4 @@
-"""The text of a path, as a user may write it: checked before any work starts."""
+"""Checks of the paths that a user passes, before any work starts."""
 
 from __future__ import annotations
 
@@ -10,42 +10,51 @@ from ..errors import ExportTypeError, ExportValueError
 
 
 def loadable_text(path: str | os.PathLike[str]) -> str:
-    """The text of a path that TensorFlow can load a SavedModel from.
+    """Return the text of a path that TensorFlow can load a SavedModel from.
 
     Raises:
-        ExportError: it is no path, or TensorFlow cannot load from it.
+        ExportTypeError: If `path` is not a string or a path made of one.
+        ExportValueError: If TensorFlow cannot load from `path`.
     """
     text = path_text(path)
     if not text or "\0" in text:
-        raise ExportValueError(f"Received {text!r}. Expected the name of a directory.")
+        raise ExportValueError(
+            f"Received {text!r}. Expected the path of a directory, not empty and without "
+            "null characters."
+        )
     if special := _PATTERN.search(text):
         raise ExportValueError(
-            f"Received '{text}'. Expected a path without {special[0]!r}: TensorFlow takes such a "
-            "path for a pattern, and cannot load a SavedModel from there."
+            f"Received '{text}'. Expected a path without {special[0]!r}. TensorFlow reads such a "
+            "path as a pattern, so it cannot load a SavedModel from there."
         )
     return text
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path of a local or mounted directory.
+    """Return the absolute path of a local or mounted directory.
 
     Raises:
-        ExportError: as `loadable_text`, or it is a URL.
+        ExportTypeError: If `path` is not a string or a path made of one.
+        ExportValueError: If TensorFlow cannot load from `path`, or if `path` is a URL.
     """
     text = loadable_text(path)
     if is_url(text):
         raise ExportValueError(
             f"Received '{text}', which is not on a local file system. Expected a local or "
-            "mounted directory, which can be replaced as a whole by one rename."
+            "mounted directory, because one rename replaces the whole directory."
         )
     return Path(os.path.abspath(text))
 
 
 def path_text(path: object, label: str = "") -> str:
-    """The text of a path; `label` goes before it in the error.
+    """Return the text of a path.
+
+    Args:
+        path: The path.
+        label: The text before the path in the error message, such as ``"log_dir="``.
 
     Raises:
-        ExportTypeError: it is neither a str nor a path made of one.
+        ExportTypeError: If `path` is not a string or a path made of one.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -57,7 +66,7 @@ def path_text(path: object, label: str = "") -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether a path names a place that is not in the local file system."""
+    """Return whether a path is a URL, and so not a path in the local file system."""
     return _URL.match(text) is not None
 
 
