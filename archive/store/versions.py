@@ -1,7 +1,8 @@
-"""Version numbers, as a model server reads them. No files: names in, numbers out.
+"""Version numbers, and the names of the directories and files of a version.
 
-TensorFlow Serving takes every child of a model's base directory whose name
-parses as an int64 for a version, whether file or directory, complete or not
+The functions here take names and read no files. TensorFlow Serving treats an entry of the
+base directory as a version if its name parses as an int64. It does not check whether the
+entry is a directory or whether it is complete
 (``tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc``).
 """
 
@@ -17,7 +18,8 @@ MAX_VERSION = 2**63 - 1
 SAVED_MODEL = "saved_model.pb"
 MANIFEST = "assets.extra/export.json"
 
-# Markers in the directory of a version that is copied or removed file by file.
+# Prefixes of marker files. A marker is in the directory of a version while the version is copied
+# or removed file by file.
 UNFINISHED = ".unfinished-"
 REMOVED = ".removed-"
 
@@ -26,12 +28,12 @@ _LENIENT = re.compile(r"\s*\+?0*([0-9]{1,19})\s*", re.ASCII)
 
 
 def parse(name: str) -> int | None:
-    """The version a directory name spells, or None for any other name.
+    """Return the version number that a name spells, or None for any other name.
+
+    Only the canonical spelling counts. This library never writes ``"007"`` or ``"+7"``.
 
     Args:
-        name: a name without its directory, such as ``"7"``.
-
-    Only the canonical spelling counts: ``"007"`` and ``"+7"`` are not ours.
+        name: The name of an entry of the base directory, such as ``"7"``.
     """
     if not _CANONICAL.fullmatch(name):
         return None
@@ -40,10 +42,10 @@ def parse(name: str) -> int | None:
 
 
 def claimed(name: str) -> int | None:
-    """The number a lenient parser may read from `name`, or None.
+    """Return the number that a lenient parser may read from a name, or None.
 
-    A server may take ``"007"`` or ``" 8"`` for a version, so the numbers such
-    names claim must not be given out again.
+    A server may read ``"007"`` or ``" 8"`` as version 7 or 8, so a new version must not
+    get such a number.
     """
     match = _LENIENT.fullmatch(name)
     if not match:
@@ -53,7 +55,10 @@ def claimed(name: str) -> int | None:
 
 
 def is_version(names: Iterable[str]) -> bool:
-    """Whether a directory with these entries is a version that is there to stay."""
+    """Return whether a directory with these entries is a published version.
+
+    A version that is still being copied, or that is being removed, does not count.
+    """
     names = set(names)
     if any(name.startswith(REMOVED) for name in names):
         return False
@@ -61,39 +66,46 @@ def is_version(names: Iterable[str]) -> bool:
 
 
 def is_marker(name: str) -> bool:
-    """Whether a file, by its path in a version's directory, is no part of the version."""
+    """Return whether a file is a marker, which is not part of the version.
+
+    Args:
+        name: The path of the file, relative to the version's directory.
+    """
     return "/" not in name and name.startswith((UNFINISHED, REMOVED))
 
 
 class Numbers:
-    """The numbers that one writer gives its versions: each above all that it has seen.
+    """The numbers that one writer gives its versions. Each is above all that it has seen.
 
-    A directory may be emptied while its writer lives. A server that has loaded
-    version 7 keeps it then, and would never load a version 1.
+    A user may empty the base directory while its writer runs. A server that has loaded
+    version 7 then keeps it, and would never load a version 1.
     """
 
     def __init__(self) -> None:
-        # A set, because several threads may add to it at the same time.
+        # A set, because several threads may add numbers at the same time.
         self._seen = {0}
 
     def see(self, names: Iterable[str]) -> None:
-        """Never give out again what any of `names` claims."""
+        """Note the numbers that `names` claim, so that `next` returns a higher one."""
         self._seen.add(max((claimed(name) or 0 for name in names), default=0))
 
     def next(self, names: Iterable[str]) -> int:
-        """One above the highest number seen; 1 if there was none. It is not seen by this.
+        """Return the number above the highest one seen, or 1 if no number was seen.
+
+        The returned number does not count as seen, so two calls may return the same one.
 
         Args:
-            names: every entry of the base directory now.
+            names: All entries that the base directory has now.
 
         Raises:
-            ExportError: the highest int64 is taken, so no higher one exists.
+            ExportError: If the highest int64 is taken, so that no higher number exists.
         """
         self.see(names)
         highest = max(self._seen)
         if highest == MAX_VERSION:
             raise ExportError(
-                f"The number {MAX_VERSION} is taken in the base directory and no version can be "
-                "higher. Rename or remove what bears it: it was not written by this library."
+                f"The number {MAX_VERSION} is taken in the base directory, and no version can be "
+                "higher. Rename or remove the entry with this number. This library did not write "
+                "it."
             )
         return highest + 1
