@@ -1,7 +1,8 @@
-"""Where a version is written before it is published, and what dead processes left there, swept.
+"""The directories in which versions are written before they are published.
 
-Writers exclude each other with ``flock`` on the directories themselves: the
-kernel drops such a lock when its process dies, so none is ever left behind.
+Each writer has a directory of its own, and locks it with ``flock``. The kernel releases
+the lock when the process dies. The next writer then finds the directory unlocked, and
+deletes it.
 """
 
 from __future__ import annotations
@@ -20,22 +21,28 @@ from ..errors import StorageError
 
 STAGING = ".staging"
 
-# How the directory is called that stands in for a base directory that is not local.
+# The prefix of the names of temporary directories. They are used if the base directory is not
+# local.
 _TEMPORARY = "keras-export-"
 
 
 class Workspace:
-    """This writer's own corner of ``.staging``, which others leave alone while it lives.
+    """A writer's own directory in ``.staging``. Other writers leave it alone while it is open.
 
     Args:
-        base_dir: the base directory; made if it does not exist.
+        base_dir: The base directory. It is made if it does not exist.
+
+    Raises:
+        StorageError: If ``.staging`` is a symbolic link.
+        OSError: If the directory cannot be made.
     """
 
     def __init__(self, base_dir: Path) -> None:
         self._staging = base_dir / STAGING
         sweep(base_dir)
-        # Until the lock is held, a writer that ends may remove `.staging`, and
-        # a sweeper may take the new directory for abandoned. Then try again.
+        # Before this writer holds the lock, a writer that ends may remove `.staging`. Another
+        # one may also sweep the new directory, as if it were abandoned. Both cases need
+        # another try.
         while True:
             base_dir.mkdir(parents=True, exist_ok=True)
             self._path = self._staging / uuid.uuid4().hex
@@ -56,13 +63,13 @@ class Workspace:
             raise
 
     def stage(self) -> Path:
-        """A new empty directory to write one version in."""
+        """Return a new empty directory to write one version in."""
         path = self._path / uuid.uuid4().hex
         path.mkdir()
         return path
 
     def close(self) -> None:
-        """Remove this corner and, if it was the last, ``.staging`` itself."""
+        """Remove this directory, and also ``.staging`` if it is then empty."""
         shutil.rmtree(self._path, ignore_errors=True)
         self._lock.release()
         with contextlib.suppress(OSError):
@@ -71,7 +78,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def workspace(base_dir: Path) -> Iterator[Workspace]:
-    """A `Workspace` for the length of a ``with`` block."""
+    """Open a `Workspace` for the length of a ``with`` block."""
     opened = Workspace(base_dir)
     try:
         yield opened
@@ -81,7 +88,7 @@ def workspace(base_dir: Path) -> Iterator[Workspace]:
 
 @contextlib.contextmanager
 def temporary_workspace() -> Iterator[Workspace]:
-    """A `Workspace` in a temporary directory, for a base directory that is not local."""
+    """Open a `Workspace` in a temporary directory, for a base directory that is not local."""
     _sweep_temporary()
     directory = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     try:
@@ -93,46 +100,54 @@ def temporary_workspace() -> Iterator[Workspace]:
 
 
 def sweep(base_dir: Path) -> None:
-    """Delete what dead writers left in ``.staging``; never what a live one uses."""
+    """Delete what dead writers left in ``.staging``. Live writers keep their directories."""
     staging = base_dir / STAGING
     try:
         names = [] if staging.is_symlink() else os.listdir(staging)
     except OSError:
-        return  # There is none, or it was just removed.
+        return  # `.staging` does not exist, was just removed, or cannot be read.
     for path in (staging / name for name in names):
         if path.is_symlink():
             continue
         try:
             lock = Lock(path, wait=False)
         except OSError:
-            continue  # Its owner lives, or it went away: either way not ours to take.
+            continue  # Its writer is alive, or the directory was just removed.
         try:
             if lock.excludes and lock.is_on(path):
                 shutil.rmtree(path)
         except OSError as error:
-            warnings.warn(f"Could not remove the abandoned '{path}': {error}.", stacklevel=2)
+            warnings.warn(
+                f"Could not remove the abandoned directory '{path}': {error}.", stacklevel=2
+            )
         finally:
             lock.release()
 
 
 def _sweep_temporary() -> None:
-    """`sweep` the temporary directories of writers to object stores."""
+    """Sweep the temporary directories of dead writers, and remove those that are empty."""
     for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
         sweep(path)
         for left in (path / STAGING, path):
-            with contextlib.suppress(OSError):  # Another's, or still in use, or not there.
+            # It may belong to another user, be in use, or be gone already.
+            with contextlib.suppress(OSError):
                 left.rmdir()
 
 
 class Lock:
-    """A lock on a directory, until it is released or this process ends.
+    """A lock on a directory. It lasts until it is released or the process ends.
 
     Args:
-        path: the directory.
-        wait: False raises BlockingIOError when another holds it.
+        path: The directory.
+        wait: Bool. With True, wait until the lock is free.
 
     Attributes:
-        excludes: False where the file system has no such locks.
+        excludes: Whether the lock keeps other writers out. It is False if the file system
+            does not support such locks.
+
+    Raises:
+        BlockingIOError: If another writer holds the lock and `wait` is False.
+        OSError: If the directory cannot be opened.
     """
 
     def __init__(self, path: Path, wait: bool = True) -> None:
@@ -148,14 +163,14 @@ class Lock:
             self.excludes = False
 
     def is_on(self, path: Path) -> bool:
-        """Whether `path` is still the directory that was locked."""
+        """Return whether `path` is still the directory that was locked."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), os.stat(path))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock. A second call does nothing."""
         if self in _held:
             _held.remove(self)
             os.close(self._descriptor)
@@ -169,15 +184,16 @@ def _release_in_child() -> None:
         lock.release()
 
 
-# A forked child has a share in each lock, and would hold it after this process
-# died: a data loader's worker, say, while an export is written.
+# A forked child shares the locks. A data loader's worker, for example, may be forked while an
+# export is written. Without this, it would still hold the locks after this process died.
 os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _make_staging(staging: Path) -> None:
     if staging.is_symlink():
         raise StorageError(
-            f"'{staging}' is a symbolic link, from where versions may not be renamed. Remove it."
+            f"'{staging}' is a symbolic link. Expected a directory, from which versions can be "
+            "renamed. Remove it."
         )
     with contextlib.suppress(FileExistsError):
         os.mkdir(staging)

@@ -355,7 +355,8 @@ def test_what_cannot_be_swept_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (BASE / STAGING / "abandoned").mkdir(parents=True)
     monkeypatch.setattr(shutil, "rmtree", resist)
-    with pytest.warns(UserWarning, match=r"Could not remove the abandoned '.*': .*not permitted"):
+    message = r"Could not remove the abandoned directory '.*': .*not permitted"
+    with pytest.warns(UserWarning, match=message):
         sweep(BASE)
 
 
