@@ -1,4 +1,4 @@
-"""A staged version and its record → a published version with its manifest."""
+"""Publish a staged version together with its manifest."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ def publish_record(
     snapshot_time: float | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> ExportRecord:
-    """Publish a staged version with its manifest; return the record as published.
+    """Publish a staged version with its manifest, and return the published record.
 
-    The version number and time are only known inside the commit, so the
-    manifest is written there, last of all files.
+    The version's number and time are known only during the commit, so the manifest is
+    written then, after all other files.
 
     Args:
-        staged: the complete version but for its manifest.
-        record: what to write in it.
-        store: where the version appears.
-        snapshot_time: when the snapshot ended, by `time.perf_counter`, for
-            `write_seconds`; None leaves that as it is.
-        check: called inside the commit, when no other writer can publish. If it
-            raises, nothing is published.
+        staged: The directory of the version, complete except for the manifest.
+        record: The record to write into the manifest. The commit fills in `version`,
+            `created` and, with `snapshot_time`, `write_seconds`.
+        store: The store to publish in.
+        snapshot_time: When the snapshot ended, in seconds of `time.perf_counter`. With
+            None, `write_seconds` stays unchanged.
+        check: Function that is called during the commit, when no other writer can publish
+            that number. If it raises, nothing is published.
+
+    Returns:
+        The record as it was published.
     """
 
     def finish(version: int) -> None:
@@ -43,7 +47,7 @@ def publish_record(
         if snapshot_time is not None:
             record = replace(record, write_seconds=time.perf_counter() - snapshot_time)
         content = record.to_json().encode("utf-8")
-        # Read back, so that nothing is published that no one could read.
+        # A manifest that cannot be read must not be published, so it is read back first.
         record = parse_record(content, store.root / str(version))
         manifest, digest = staged / MANIFEST, staged / MANIFEST_DIGEST
         manifest.parent.mkdir(exist_ok=True)
