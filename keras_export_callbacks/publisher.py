@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+
+import keras
+import tensorflow as tf
 
 from . import texts
 from .archive.errors import ExportError, SupersededError
@@ -249,7 +252,7 @@ class Publisher:
             graph_reused=written.graph_reused,
             stall_seconds=request.stall_seconds,
             write_seconds=0.0,
-            libraries={name: version(name) for name in _LIBRARIES},
+            libraries=_libraries(),
             files={},
             weights=request.weights,
             **(vars(self._trial) if self._trial else {}),
@@ -327,7 +330,13 @@ class _PublishedBeforeError(SupersededError):
         self.record = record
 
 
-_LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow")
+def _libraries() -> dict[str, str]:
+    """Return the versions of the libraries that write a SavedModel."""
+    # TensorFlow is installed under several names, such as `tensorflow-cpu`.
+    versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
+    with suppress(PackageNotFoundError):  # It runs from a checkout.
+        versions["keras-export-callbacks"] = version("keras-export-callbacks")
+    return dict(sorted(versions.items()))
 
 
 def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | None:

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -467,3 +468,15 @@ def test_the_stall_counts_the_look_at_the_directory(monkeypatch: pytest.MonkeyPa
     x = np.ones((4, 4), "float32")
     model.fit(x, x[:, :3], epochs=2, verbose=0, callbacks=[callback])
     assert [record.stall_seconds > 0.2 for record in callback.exports] == [True, True]
+
+
+def test_an_export_needs_no_metadata_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow is also installed as `tensorflow-cpu`, and this package runs from a checkout."""
+
+    def not_found(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(publisher, "version", not_found)
+    with Exporter("base", classifier(), log_dir=None) as exporter:
+        record = exporter.export().result()
+    assert record.libraries == {"keras": keras.__version__, "tensorflow": tf.__version__}

@@ -95,11 +95,11 @@ def test_versions_removed_or_damaged_in_between_are_not_linked_to() -> None:
 
     def interfere(epoch: int, logs: Any) -> None:
         if epoch == 2:
-            callback._running.wait()
+            callback._running.settle()
             shutil.rmtree("base/2")
             Path("base/2").mkdir()
         if epoch == 4:
-            callback._running.wait()
+            callback._running.settle()
             for file in Path("base/4").glob("variables/*.data-*"):
                 content = bytearray(file.read_bytes())
                 content[len(content) // 2] ^= 1
