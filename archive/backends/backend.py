@@ -37,14 +37,28 @@ class Reader(Protocol):
 class Backend(Protocol):
     """What the engine needs of a backend of Keras."""
 
+    @property
+    def reads_live_values(self) -> bool:
+        """Whether what `traceable` gives computes with the live variables."""
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether every process has to take part in reading, where several train together."""
+
     def stored(self, variable: keras.Variable) -> Any:
         """The `tf.Variable` that stands for a Keras variable in a SavedModel."""
+
+    def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+        """A function of TensorFlow that computes what `fn` does for a signature."""
 
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
         """A reader of what `stored` gave, and of mutable lookup tables."""
 
-    def steps_taken(self, optimizer: keras.Optimizer) -> int:
-        """How many steps an optimizer has taken."""
+    def synchronize(self, model: keras.Model) -> None:
+        """Give the variables of a model in training their values of this moment."""
+
+    def steps_taken(self, model: keras.Model) -> int:
+        """How many steps a model's optimizer has taken."""
 
     def check_distribution(self, model: keras.Model) -> None:
         """Raise if no one process can read a model's variables at one moment."""
@@ -60,11 +74,15 @@ def current_backend() -> Backend:
         BackendError: it is not one that can be exported.
     """
     name = keras.backend.backend()
-    if name != "tensorflow":
-        raise BackendError(
-            f"Keras runs on the {name!r} backend. Expected 'tensorflow': set the environment "
-            "variable KERAS_BACKEND=tensorflow before importing keras."
-        )
-    from . import tensorflow
+    if name == "tensorflow":
+        from . import tensorflow
 
-    return tensorflow
+        return tensorflow
+    if name == "jax":
+        from . import jax
+
+        return jax
+    raise BackendError(
+        f"Keras runs on the {name!r} backend. Expected 'tensorflow' or 'jax': set the environment "
+        "variable KERAS_BACKEND=tensorflow before importing keras."
+    )

@@ -27,6 +27,13 @@ _AT_ONCE = 500
 _STRING_BYTES = 24
 
 
+# A trace reads the very variables that training changes.
+reads_live_values = True
+
+# A variable may be spread over workers, which then read it together.
+reads_together = True
+
+
 def stored(variable: keras.Variable) -> Any:
     """The `tf.Variable` inside a Keras variable.
 
@@ -40,9 +47,18 @@ def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
     return StateReader(variables, tables)
 
 
-def steps_taken(optimizer: keras.Optimizer) -> int:
-    """How many steps an optimizer has taken."""
-    return int(optimizer.iterations.numpy())
+def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+    """The function itself: Keras computes with TensorFlow."""
+    return fn
+
+
+def synchronize(model: keras.Model) -> None:
+    """Do nothing: variables always have their values."""
+
+
+def steps_taken(model: keras.Model) -> int:
+    """How many steps a model's optimizer has taken."""
+    return int(model.optimizer.iterations.numpy())
 
 
 def check_distribution(model: keras.Model) -> None:
