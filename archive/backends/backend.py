@@ -51,6 +51,9 @@ class Backend(Protocol):
     def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
         """A function of TensorFlow that computes what `fn` does for a signature."""
 
+    def refresh(self, variables: Sequence[Any]) -> None:
+        """Let what `stored` gave have the values of the live variables."""
+
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
         """A reader of what `stored` gave, and of mutable lookup tables."""
 

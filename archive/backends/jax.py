@@ -22,12 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import ExportError
-from . import tensorflow
-from ._jax import held_array, synchronize, trained_steps
+from . import _jax, tensorflow
+from ._jax import held_array
 from .backend import Reading
 from .lowering import lowered
-
-__all__ = ["synchronize"]
 
 # A mirror knows nothing but its own values, which may be old.
 reads_live_values = False
@@ -63,9 +61,15 @@ def _forget(variable: int, mirror: int) -> None:
 
 def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """A function of TensorFlow that computes what `fn` does; `fn` itself if it is one."""
-    if isinstance(fn, tf.types.experimental.GenericFunction):
-        return fn
-    return lowered(fn, signature, stored)
+    is_of_tensorflow = isinstance(fn, tf.types.experimental.GenericFunction)
+    return fn if is_of_tensorflow else lowered(fn, signature, stored)
+
+
+def refresh(variables: Sequence[Any]) -> None:
+    """Let mirrors have the values of the variables that they stand for."""
+    for mirror in variables:
+        if (source := _sources.get(id(mirror))) is not None:
+            mirror.assign(_whole(held_array(source())))
 
 
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> JaxReader:
@@ -73,9 +77,14 @@ def reader(variables: Sequence[Any], tables: Sequence[Any]) -> JaxReader:
     return JaxReader(variables, tables)
 
 
+def synchronize(model: keras.Model) -> None:
+    """Give the variables of a model in training their values of this moment."""
+    _jax.synchronize(model)
+
+
 def steps_taken(model: keras.Model) -> int:
     """How many steps a model's optimizer has taken."""
-    steps = trained_steps(model)
+    steps = _jax.trained_steps(model)
     return int(model.optimizer.iterations.value if steps is None else steps)
 
 

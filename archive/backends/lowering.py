@@ -79,7 +79,7 @@ class _Module:
         self._variables = variables
         self._changed: list[int] = []
         self._structure: Any = None
-        shapes = [jax.ShapeDtypeStruct(tuple(v.shape), v.dtype) for v in variables]
+        shapes = [_shape(variable.shape, variable.dtype) for variable in variables]
         function = jax.jit(self._stateless)
         self._exported = export.export(function, platforms=PLATFORMS)(shapes, *_shapes(signature))
 
@@ -142,9 +142,14 @@ def _shapes(signature: Sequence[Any]) -> list[Any]:
         ]
         shape = export.symbolic_shape(", ".join(axes), scope=scope) if axes else ()
         dtype = jax.dtypes.canonicalize_dtype(spec.dtype.as_numpy_dtype)
-        return jax.ShapeDtypeStruct(shape, dtype)
+        return _shape(shape, dtype)
 
     return list(tf.nest.map_structure(shape_of, list(signature)))
+
+
+def _shape(shape: Sequence[Any], dtype: Any) -> Any:
+    kind: Any = jax.ShapeDtypeStruct  # Its arguments have no types.
+    return kind(tuple(shape), dtype)
 
 
 def _names() -> Iterator[str]:

@@ -42,6 +42,10 @@ def stored(variable: keras.Variable) -> Any:
     return variable.value
 
 
+def refresh(variables: Sequence[Any]) -> None:
+    """Do nothing: these are the live variables."""
+
+
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
     """A reader of `tf.Variable`s, also distributed ones, and of mutable tables."""
     return StateReader(variables, tables)

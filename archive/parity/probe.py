@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..backends.backend import current_backend
 from ..errors import ExportValueError, ParityError
 from ..graph.endpoint import Endpoint
 from ..graph.host_state import find_host_state
@@ -58,6 +59,8 @@ class _Call:
 
     def live(self) -> dict[str, Any]:
         """What the endpoint's function computes; the model's seeds stay where they are."""
+        if _is_of_tensorflow(self.signature.endpoint):
+            current_backend().refresh(self.signature.trace.variables)
         with keras.StatelessScope() if self.moves_seeds else nullcontext():
             return _arrays(self._returned())
 
@@ -66,15 +69,19 @@ class _Call:
         return _arrays(self.signature.trace(*tf.nest.flatten(self.arguments.sent)))
 
     def _returned(self) -> Any:
-        arguments = self.arguments
-        fn, _ = _called(self.signature.endpoint)
-        if arguments.are_equal:
-            return fn(*arguments.live)
+        endpoint = self.signature.endpoint
+        fn, _ = _called(endpoint)
+        live, sent = (
+            args if _is_of_tensorflow(endpoint) else tf.nest.map_structure(_as_array, args)
+            for args in (self.arguments.live, self.arguments.sent)
+        )
+        if self.arguments.are_equal:
+            return fn(*live)
         try:
-            return fn(*arguments.live)
+            return fn(*live)
         except Exception:
             # A function of TensorFlow's operations may take one dtype only.
-            return fn(*arguments.sent)
+            return fn(*sent)
 
 
 class Watched:
@@ -143,7 +150,8 @@ class Probe:
         if problem := _obstacle(signature.trace):
             return problem
         moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
-        if moves_state and not self._moves_seeds_in_vain(signature):
+        is_of_tensorflow = _is_of_tensorflow(signature.endpoint)
+        if moves_state and is_of_tensorflow and not self._moves_seeds_in_vain(signature):
             return _NO_INFERENCE
         try:
             found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
@@ -152,15 +160,43 @@ class Probe:
                 f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
                 f"{error}"
             )
-        call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
+        call = _Call(signature, [], found, self._resolution(signature, nodes), moves_state)
+        if moves_state and not is_of_tensorflow and not self._draws_in_vain(call):
+            return _NO_INFERENCE
         fn = signature.endpoint.fn
         is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
+        is_plain = is_plain and is_of_tensorflow
         if is_plain and (state := find_host_state([fn])).is_of_keras:
             expected = Expected(signature.endpoint.name, found.inputs, call.live(), call.resolution)
             with suppress(ParityError):
                 compare(expected, call.traced())
                 call.watched = Watched(state.layers)
         return call
+
+    def _resolution(self, signature: Signature, nodes: Sequence[Any]) -> float:
+        """That of the coarsest floats: of its operations, and of the layers in a module of JAX."""
+        found = dtypes(nodes)
+        if not _is_of_tensorflow(signature.endpoint):
+            layers = find_host_state([signature.endpoint.fn]).layers
+            found |= {tf.as_dtype(layer.compute_dtype).as_datatype_enum for layer in layers}
+        return resolution_of(found)
+
+    def _draws_in_vain(self, call: _Call) -> bool:
+        """`_moves_seeds_in_vain`, of a function that TensorFlow cannot look into.
+
+        It is called with other seeds, in a scope that leaves the live ones alone.
+        """
+        fn, _ = _called(call.signature.endpoint)
+        args = tf.nest.map_structure(_as_array, call.arguments.sent)
+        seeds = self._graph.host_state.seeds
+        outputs = []
+        for offset in (0, 1):
+            drawn = [(seed, seed.value + offset) for seed in seeds]
+            with keras.StatelessScope(drawn) as scope:
+                outputs.append(_arrays(fn(*args)))
+                if not set(scope.state_mapping) <= set(map(id, seeds)):
+                    return False
+        return all(np.array_equal(outputs[0][name], outputs[1][name]) for name in outputs[0])
 
     def _moves_seeds_in_vain(self, signature: Signature) -> bool:
         """Whether all that an endpoint changes is seeds, of which its outputs do not depend.
@@ -179,6 +215,12 @@ class Probe:
             if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
+
+
+def _is_of_tensorflow(endpoint: Endpoint) -> bool:
+    """Whether TensorFlow's operations compute the endpoint, and not a module of JAX."""
+    is_function = isinstance(endpoint.fn, tf.types.experimental.GenericFunction)
+    return is_function or current_backend().reads_live_values
 
 
 def _called(endpoint: Endpoint) -> tuple[Any, Any]:
@@ -211,6 +253,10 @@ def _arrays(returned: Any) -> dict[str, Any]:
         name: np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
         for name, value in named_outputs(returned).items()
     }
+
+
+def _as_array(item: Any) -> Any:
+    return item.numpy() if isinstance(item, tf.Tensor) else item
 
 
 def _specs(trace: Any) -> tuple[Any, ...]:
