@@ -51,6 +51,9 @@ class Backend(Protocol):
     def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
         """A function of TensorFlow that computes what `fn` does for a signature."""
 
+    def program(self, fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
+        """A fast way to compute ``fn(*args)`` again and again with the live variables."""
+
     def refresh(self, variables: Sequence[Any]) -> None:
         """Let what `stored` gave have the values of the live variables."""
 

@@ -1,7 +1,8 @@
-"""A function of JAX → one that TensorFlow traces: a StableHLO module, called with mirrors.
+"""A function of JAX → one that TensorFlow traces, or one compiled program.
 
-Every variable that the function reads is an argument of the module. What it reads
-is found by running it in a scope that records, so that no variable is baked in.
+JAX compiles functions without a state. Every variable that a function reads becomes
+an argument, or else its value would be part of the program. The variables are found
+by running the function in a scope that takes note of what is read.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from jax import export
 
 from .._tensorflow import call_module
 from ..errors import UntrackedError
-from ._jax import portable_artifact
+from ._jax import held_array, portable_artifact
 
-# What a server may run on. The module has the code for each.
+# What a server may run on. A module has the code for each.
 PLATFORMS = ("cpu", "cuda")
 
-# Tracing finds variables that the last one did not know of. More rounds than this never end.
+# Each round may read variables that the last one did not. More rounds than this never end.
 _ROUNDS = 8
 
 
 def lowered(
     fn: Callable[..., Any], signature: Sequence[Any], mirror: Callable[[keras.Variable], Any]
 ) -> Callable[..., Any]:
-    """A function of TensorFlow that computes what `fn` does.
+    """A function that TensorFlow traces as one call of a StableHLO module.
 
     Args:
         fn: takes and returns arrays of JAX, nested as they may be.
@@ -39,13 +40,44 @@ def lowered(
     """
 
     def call(*args: Any) -> Any:
-        variables: list[keras.Variable] = []
-        for _ in range(_ROUNDS):
-            module = _Module(fn, signature, variables)
-            if not module.missed:
-                return module.call(args, mirror)
-            variables = [*variables, *module.missed]
-        raise UntrackedError("The endpoint makes variables whenever it is called.")
+        function = _Stateless(fn, _shapes(signature))
+        mirrors = [mirror(variable) for variable in function.variables]
+        exported = function.exported()
+        given = [*mirrors, *tf.nest.flatten(list(args))]
+        kept = [
+            tf.cast(given[place], exported.in_avals[place].dtype)
+            for place in exported.module_kept_var_idx
+        ]
+        results = call_module(
+            kept,
+            portable_artifact(exported),
+            version=exported.calling_convention_version,
+            dtypes=[tf.dtypes.as_dtype(aval.dtype) for aval in exported.out_avals],
+            shapes=[_partial_shape(aval.shape) for aval in exported.out_avals],
+            platforms=exported.platforms,
+        )
+        count = len(results) - len(function.changed)
+        for place, value in zip(function.changed, results[count:], strict=True):
+            mirrors[place].assign(tf.cast(value, mirrors[place].dtype))
+        return function.packed(results[:count])
+
+    return call
+
+
+def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
+    """A function that computes ``fn(*args)`` with the live variables, and changes none.
+
+    Args:
+        fn: takes and returns arrays of JAX, nested as they may be.
+        args: structures of NumPy arrays.
+    """
+    function = _Stateless(fn, tf.nest.map_structure(_shape_of, list(args)))
+    program = jax.jit(function.stateless)
+
+    def call() -> Any:
+        values = [held_array(variable) for variable in function.variables]
+        outputs, _ = program(values, *args)
+        return function.packed(outputs)
 
     return call
 
@@ -64,66 +96,65 @@ class _Recording(keras.StatelessScope):  # type: ignore[misc]  # Keras has no ty
         return value
 
 
-class _Module:
-    """A function lowered for the variables that it is known to read.
+class _Stateless:
+    """A function whose variables are its first argument, and what it changes its second result.
+
+    Args:
+        fn: takes and returns arrays of JAX.
+        shapes: one structure of `jax.ShapeDtypeStruct` per argument.
 
     Attributes:
-        missed: the variables that it read and that were not known.
+        variables: those that the function reads.
+        changed: the places of those among them that it changes.
     """
 
-    def __init__(
-        self, fn: Callable[..., Any], signature: Sequence[Any], variables: Sequence[keras.Variable]
-    ) -> None:
-        self.missed: list[keras.Variable] = []
+    def __init__(self, fn: Callable[..., Any], shapes: Sequence[Any]) -> None:
+        self.variables: list[keras.Variable] = []
+        self.changed: list[int] = []
         self._fn = fn
-        self._variables = variables
-        self._changed: list[int] = []
+        self._shapes = shapes
+        self._missed: list[keras.Variable] = []
         self._structure: Any = None
-        shapes = [_shape(variable.shape, variable.dtype) for variable in variables]
-        function = jax.jit(self._stateless)
-        self._exported = export.export(function, platforms=PLATFORMS)(shapes, *_shapes(signature))
+        for _ in range(_ROUNDS):
+            jax.eval_shape(self.stateless, self._variable_shapes(), *shapes)
+            if not self._missed:
+                return
+            self.variables += self._missed
+        raise UntrackedError(
+            "The endpoint makes variables whenever it is called. Make them once, outside of it."
+        )
 
-    def _stateless(self, values: Sequence[Any], *args: Any) -> Any:
-        scope = _Recording(zip(self._variables, values, strict=True))
-        before = dict(scope.state_mapping)
+    def exported(self) -> Any:
+        """The function as a `jax.export.Exported`."""
+        program = jax.jit(self.stateless)
+        return export.export(program, platforms=PLATFORMS)(self._variable_shapes(), *self._shapes)
+
+    def stateless(self, values: Sequence[Any], *args: Any) -> Any:
+        """Call the function with values of its variables; return outputs and changed values."""
+        scope = _Recording(zip(self.variables, values, strict=True))
+        given = dict(scope.state_mapping)
         with scope:
             outputs = self._fn(*args)
-        known = {id(variable) for variable in self._variables}
-        self.missed = [item for key, item in scope.missed.items() if key not in known]
+        self._missed = [variable for key, variable in scope.missed.items() if key not in given]
         state = scope.state_mapping
-        self._changed = [
+        self.changed = [
             place
-            for place, variable in enumerate(self._variables)
-            if state[id(variable)] is not before[id(variable)]
+            for place, variable in enumerate(self.variables)
+            if state[id(variable)] is not given[id(variable)]
         ]
         flat = tf.nest.flatten(outputs)
         self._structure = tf.nest.pack_sequence_as(outputs, [item is None for item in flat])
-        values = [state[id(self._variables[place])] for place in self._changed]
-        return [jax.numpy.asarray(item) for item in flat if item is not None], values
+        changed = [state[id(self.variables[place])] for place in self.changed]
+        return [jax.numpy.asarray(item) for item in flat if item is not None], changed
 
-    def call(self, args: Sequence[Any], mirror: Callable[[keras.Variable], Any]) -> Any:
-        """Call the module in a trace of TensorFlow, and assign what it changes."""
-        exported = self._exported
-        mirrors = [mirror(variable) for variable in self._variables]
-        given = [*mirrors, *tf.nest.flatten(list(args))]
-        kept = [
-            tf.cast(given[place], exported.in_avals[place].dtype)
-            for place in exported.module_kept_var_idx
-        ]
-        results = call_module(
-            kept,
-            portable_artifact(exported),
-            version=exported.calling_convention_version,
-            dtypes=[tf.dtypes.as_dtype(aval.dtype) for aval in exported.out_avals],
-            shapes=[_partial_shape(aval.shape) for aval in exported.out_avals],
-            platforms=exported.platforms,
-        )
-        count = len(results) - len(self._changed)
-        for place, value in zip(self._changed, results[count:], strict=True):
-            mirrors[place].assign(tf.cast(value, mirrors[place].dtype))
-        left = iter(results[:count])
+    def packed(self, outputs: Sequence[Any]) -> Any:
+        """Outputs as the function nests them."""
+        left = iter(outputs)
         flat = [None if is_none else next(left) for is_none in tf.nest.flatten(self._structure)]
         return tf.nest.pack_sequence_as(self._structure, flat)
+
+    def _variable_shapes(self) -> list[Any]:
+        return [_shape(variable.shape, variable.dtype) for variable in self.variables]
 
 
 def _partial_shape(shape: Sequence[Any]) -> list[int | None]:
@@ -141,15 +172,18 @@ def _shapes(signature: Sequence[Any]) -> list[Any]:
             for place, size in enumerate(spec.shape)
         ]
         shape = export.symbolic_shape(", ".join(axes), scope=scope) if axes else ()
-        dtype = jax.dtypes.canonicalize_dtype(spec.dtype.as_numpy_dtype)
-        return _shape(shape, dtype)
+        return _shape(shape, spec.dtype.as_numpy_dtype)
 
     return list(tf.nest.map_structure(shape_of, list(signature)))
 
 
+def _shape_of(array: Any) -> Any:
+    return _shape(array.shape, array.dtype)
+
+
 def _shape(shape: Sequence[Any], dtype: Any) -> Any:
     kind: Any = jax.ShapeDtypeStruct  # Its arguments have no types.
-    return kind(tuple(shape), dtype)
+    return kind(tuple(shape), jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _names() -> Iterator[str]:

@@ -42,6 +42,12 @@ def stored(variable: keras.Variable) -> Any:
     return variable.value
 
 
+def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
+    """The trace of a function, which is much faster than the function's own code."""
+    flat = tf.nest.flatten(args)
+    return lambda: trace(*flat)
+
+
 def refresh(variables: Sequence[Any]) -> None:
     """Do nothing: these are the live variables."""
 

@@ -7,7 +7,7 @@ them while the variables are those of the snapshot; `compare` asks the artifact.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +48,12 @@ class _Call:
     arguments: Arguments
     resolution: float
     moves_seeds: bool
+    program: Callable[[], Any] | None = None
     watched: Watched | None = None
 
     def expected(self) -> list[Expected]:
-        is_as_traced = self.watched is not None and self.watched.is_unchanged()
-        outputs = self.traced() if is_as_traced else self.live()
+        is_as_before = self.watched is not None and self.watched.is_unchanged()
+        outputs = self.again() if is_as_before else self.live()
         return [
             Expected(name, self.arguments.inputs, outputs, self.resolution) for name in self.names
         ]
@@ -64,9 +65,13 @@ class _Call:
         with keras.StatelessScope() if self.moves_seeds else nullcontext():
             return _arrays(self._returned())
 
-    def traced(self) -> dict[str, Any]:
-        """What the traced function computes, which is much faster."""
-        return _arrays(self.signature.trace(*tf.nest.flatten(self.arguments.sent)))
+    def again(self) -> dict[str, Any]:
+        """What the function computes, by a program, which is much faster."""
+        if self.program is None:
+            fn, _ = _called(self.signature.endpoint)
+            backend, sent = current_backend(), self.arguments.sent
+            self.program = backend.program(fn, self.signature.trace, sent)
+        return _arrays(self.program())
 
     def _returned(self) -> Any:
         endpoint = self.signature.endpoint
@@ -146,12 +151,12 @@ class Probe:
 
     def _call(self, signature: Signature) -> _Call | str:
         """A call of a signature, or why it cannot be compared."""
-        nodes = operations(signature.trace)
+        nodes, reads_live = operations(signature.trace), current_backend().reads_live_values
         if problem := _obstacle(signature.trace):
             return problem
         moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
-        is_of_tensorflow = _is_of_tensorflow(signature.endpoint)
-        if moves_state and is_of_tensorflow and not self._moves_seeds_in_vain(signature):
+        # Some move seeds of which no output depends: recurrent layers with dropout, say.
+        if moves_state and reads_live and not self._uses_no_seed(signature):
             return _NO_INFERENCE
         try:
             found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
@@ -160,49 +165,39 @@ class Probe:
                 f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
                 f"{error}"
             )
-        call = _Call(signature, [], found, self._resolution(signature, nodes), moves_state)
-        if moves_state and not is_of_tensorflow and not self._draws_in_vain(call):
+        call = _Call(signature, [], found, _resolution(signature, nodes), moves_state)
+        if moves_state and not reads_live and not self._depends_on_no_seed(call):
             return _NO_INFERENCE
         fn = signature.endpoint.fn
         is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
-        is_plain = is_plain and is_of_tensorflow
         if is_plain and (state := find_host_state([fn])).is_of_keras:
             expected = Expected(signature.endpoint.name, found.inputs, call.live(), call.resolution)
             with suppress(ParityError):
-                compare(expected, call.traced())
+                compare(expected, call.again())
                 call.watched = Watched(state.layers)
         return call
 
-    def _resolution(self, signature: Signature, nodes: Sequence[Any]) -> float:
-        """That of the coarsest floats: of its operations, and of the layers in a module of JAX."""
-        found = dtypes(nodes)
-        if not _is_of_tensorflow(signature.endpoint):
-            layers = find_host_state([signature.endpoint.fn]).layers
-            found |= {tf.as_dtype(layer.compute_dtype).as_datatype_enum for layer in layers}
-        return resolution_of(found)
-
-    def _draws_in_vain(self, call: _Call) -> bool:
-        """`_moves_seeds_in_vain`, of a function that TensorFlow cannot look into.
-
-        It is called with other seeds, in a scope that leaves the live ones alone.
-        """
+    def _depends_on_no_seed(self, call: _Call) -> bool:
+        """Whether a function that TensorFlow cannot look into returns the same with other seeds."""
+        if _is_of_tensorflow(call.signature.endpoint):
+            # Each call moves the seeds of the mirrors. Those of the model stay.
+            return _are_equal(call.live(), call.live())
         fn, _ = _called(call.signature.endpoint)
         args = tf.nest.map_structure(_as_array, call.arguments.sent)
         seeds = self._graph.host_state.seeds
         outputs = []
         for offset in (0, 1):
-            drawn = [(seed, seed.value + offset) for seed in seeds]
-            with keras.StatelessScope(drawn) as scope:
+            with keras.StatelessScope([(seed, seed.value + offset) for seed in seeds]) as scope:
                 outputs.append(_arrays(fn(*args)))
                 if not set(scope.state_mapping) <= set(map(id, seeds)):
                     return False
-        return all(np.array_equal(outputs[0][name], outputs[1][name]) for name in outputs[0])
+        return _are_equal(*outputs)
 
-    def _moves_seeds_in_vain(self, signature: Signature) -> bool:
-        """Whether all that an endpoint changes is seeds, of which its outputs do not depend.
+    def _uses_no_seed(self, signature: Signature) -> bool:
+        """Whether no operation that leads to an output draws, and only seeds are changed.
 
-        Recurrent layers with dropout do that. Traced in a scope of Keras's, a function
-        leaves Keras's variables alone, and the scope tells which it would have changed.
+        Traced in a scope of Keras's, a function leaves Keras's variables alone, and the
+        scope tells which it would have changed.
         """
         fn, specs = _called(signature.endpoint)
         if specs is None:
@@ -215,6 +210,19 @@ class Probe:
             if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
+
+
+def _resolution(signature: Signature, nodes: Sequence[Any]) -> float:
+    """That of the coarsest floats: of its operations, and of the layers in a module of JAX."""
+    found = dtypes(nodes)
+    if not _is_of_tensorflow(signature.endpoint):
+        layers = find_host_state([signature.endpoint.fn]).layers
+        found |= {tf.as_dtype(layer.compute_dtype).as_datatype_enum for layer in layers}
+    return resolution_of(found)
+
+
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def _is_of_tensorflow(endpoint: Endpoint) -> bool:

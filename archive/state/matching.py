@@ -16,6 +16,9 @@ from typing import Any
 
 from .variable_index import VariableInfo
 
+# Backends count in integers of other widths: steps in 64 bits or in 32, seeds without a sign.
+_INTEGER = re.compile(r"u?int\d+")
+
 # What Keras adds to the name of a layer it has made before, in a variable's path.
 _COUNT = re.compile(r"_\d+(?=[/_]|$)")
 
@@ -136,7 +139,7 @@ def _roles(infos: Sequence[VariableInfo], model: Sequence[VariableInfo]) -> list
         prefix = next((prefix for prefix in longest if name.startswith(prefix)), "")
         owner = _uncounted(owners[-1]) if owners and name == "iteration" else None
         role = _uncounted(name.removeprefix(prefix))
-        roles.append((owner, prefixes.get(prefix), role, info.shape, info.dtype))
+        roles.append((owner, prefixes.get(prefix), role, info.shape, _dtype(info)))
     return roles
 
 
@@ -145,7 +148,11 @@ def _differ(a: VariableInfo, b: VariableInfo) -> bool:
 
 
 def _kind(info: VariableInfo) -> tuple[Any, ...]:
-    return _uncounted(info.path.split("/")[-1]), info.shape, info.dtype
+    return _uncounted(info.path.split("/")[-1]), info.shape, _dtype(info)
+
+
+def _dtype(info: VariableInfo) -> str:
+    return _INTEGER.sub("integer", info.dtype)
 
 
 def _uncounted(path: str) -> str:
