@@ -65,6 +65,33 @@ def replicas(variable: Any) -> Sequence[Any]:
     return variable.values if isinstance(variable, tf.distribute.DistributedValues) else ()
 
 
+class WithoutValues(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
+    """Keeps the values of variables out of the checkpoint in a SavedModel that is written.
+
+    Only the description of the objects is left. The callback is public, and so is
+    the option that takes it. That it may leave tensors out is not: the documentation
+    says that it must not, and nothing checks it.
+
+    Attributes:
+        keys: the checkpoint keys of what was left out.
+    """
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+    @property
+    def description(self) -> str:
+        return "Only the description of the objects, because the values are written apart."
+
+    def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+        self.keys |= {item.checkpoint_key for item in shardable_tensors} - {OBJECT_GRAPH_KEY}
+        return [
+            {item.checkpoint_key: {item.slice_spec: item.tensor}}
+            for item in shardable_tensors
+            if item.checkpoint_key == OBJECT_GRAPH_KEY
+        ]
+
+
 def signature_defs(saved_model: bytes) -> dict[str, Any]:
     """The `SignatureDef` protos in the contents of a `saved_model.pb`, by name.
 

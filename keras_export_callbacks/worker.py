@@ -22,13 +22,11 @@ class Worker(Generic[T]):
 
     Args:
         background: False runs each job at once, on the thread that submits it.
-        finished: called on the job's thread when none is left; must not raise.
         room: how large the jobs that wait may be together. One alone may be of any size.
     """
 
-    def __init__(self, background: bool, finished: Callable[[], None], room: int) -> None:
+    def __init__(self, background: bool, room: int) -> None:
         self._background = background
-        self._finished = finished
         self._room = room
         self._changed = threading.Condition()
         self._waiting: deque[_Job[T]] = deque()
@@ -56,10 +54,7 @@ class Worker(Generic[T]):
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         if not self._enqueue(_Job(job, future, size)):
-            try:
-                _run(job, future)
-            finally:
-                self._finished()
+            _run(job, future)
         return future
 
     def wait(self) -> None:
@@ -90,18 +85,13 @@ class Worker(Generic[T]):
         return True
 
     def _work(self) -> None:
-        while True:
-            while self._run_next():
-                pass
-            self._finished()
-            with self._changed:
-                if not self._waiting:
-                    self._is_working = False
-                    return
+        while self._run_next():
+            pass
 
     def _run_next(self) -> bool:
         with self._changed:
             if not self._waiting:
+                self._is_working = False
                 return False
             job = self._waiting.popleft()
             self._changed.notify_all()

@@ -406,10 +406,12 @@ def test_numbers_go_on_when_the_directory_is_emptied(empty: Any) -> None:
     assert ExportDirectory("base").verify(4) == []
 
 
-def test_numbers_go_on_over_fits_of_a_callback() -> None:
+@pytest.mark.parametrize("is_another", [False, True], ids=["one model", "several"])
+def test_numbers_go_on_over_fits_of_a_callback(is_another: bool) -> None:
     callback = ExportEveryN("base", log_dir=None)
     model = classifier()
     for _ in range(2):
+        model = classifier() if is_another else model
         model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
         empty("base")
     assert [record.version for record in callback.exports] == [1, 2, 3, 4]

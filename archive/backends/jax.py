@@ -24,7 +24,7 @@ import tensorflow as tf
 from ..errors import ExportError
 from . import _jax, tensorflow
 from ._jax import held_array
-from .backend import Reading
+from .interface import Reading
 from .lowering import compiled, lowered
 
 # A mirror knows nothing but its own values, which may be old.

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ExportError
-from .backend import Reading
+from .interface import Reading
 
 # How many variables one traced call reads. TensorFlow optimizes a function the first time that
 # it runs, which takes a minute for 3,000 variables at once, and seconds in parts of this size.

@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from ..backends.backend import Reader, Reading, current_backend
+from ..backends.backend import current_backend
+from ..backends.interface import Reader, Reading
 from ..errors import ExportValueError
 from ..state.identities import Identities
 from .host_state import find_host_state

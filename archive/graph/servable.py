@@ -21,6 +21,7 @@ import tensorflow as tf
 from .._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
+    WithoutValues,
     argument_names,
     replicas,
     signature_defs,
@@ -133,10 +134,10 @@ class ServableGraph:
         self._check_captures()
 
     def save(self, directory: Path) -> SavedGraph:
-        """Write a complete SavedModel and return what later exports can reuse of it.
+        """Write a SavedModel without variables and return what later exports can reuse of it.
 
-        The variables in it are read while training may go on, so they may be
-        torn; the caller replaces them by those of a snapshot.
+        Training may go on meanwhile, so that the variables would be torn; the caller
+        writes those of a snapshot.
         """
         root = AutoTrackable()
         for name, variables in self.lists.items():
@@ -145,11 +146,16 @@ class ServableGraph:
             setattr(root, endpoint.name, endpoint.function)
         setattr(root, _VARIABLES, self.variables)
         setattr(root, _RESOURCES, self.resources)
+        left_out = WithoutValues()
+        options = self._save_options()
         with quiet():
-            tf.saved_model.save(
-                root, str(directory), signatures=self._signatures, options=self._save_options()
-            )
-        return self._saved(directory)
+            try:
+                options.experimental_sharding_callback = left_out
+                tf.saved_model.save(root, str(directory), self._signatures, options)
+            except RuntimeError:  # As TensorFlow would raise if it checked what is left out.
+                options.experimental_sharding_callback = None
+                tf.saved_model.save(root, str(directory), self._signatures, options)
+        return self._saved(directory, left_out.keys)
 
     @property
     def variables(self) -> list[Any]:
@@ -173,12 +179,10 @@ class ServableGraph:
             for name, traces in self._traces.items()
         }
 
-    def _save_options(self) -> tf.saved_model.SaveOptions | None:
-        """The options, with aliases of endpoints given to the functions that are saved."""
-        if self._options is None or not self._options.function_aliases:
-            return self._options
+    def _save_options(self) -> tf.saved_model.SaveOptions:
+        """A copy of the options, in which aliases are given to the functions that are saved."""
         saved = {id(endpoint.returned): self._traces[endpoint.name] for endpoint in self.endpoints}
-        options = copy.copy(self._options)
+        options = copy.copy(self._options) or tf.saved_model.SaveOptions()
         options.function_aliases = {
             alias: saved.get(id(function), function)
             for alias, function in options.function_aliases.items()
@@ -238,14 +242,14 @@ class ServableGraph:
             ELSEWHERE: tuple(elsewhere),
         }
 
-    def _saved(self, directory: Path) -> SavedGraph:
-        """Take the variables out of a full save and keep the rest in memory."""
+    def _saved(self, directory: Path, left_out: set[str]) -> SavedGraph:
+        """Remove the checkpoint of a save, which holds no values, and keep the rest in memory."""
         reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
         object_graph = reader.get_tensor(OBJECT_GRAPH_KEY)
         variable_keys = [_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)]
         table_keys = _table_keys(state_keys(object_graph, _RESOURCES))
         known = {*variable_keys, *table_keys, OBJECT_GRAPH_KEY}
-        unknown = set(reader.get_variable_to_shape_map()) - known
+        unknown = ({*reader.get_variable_to_shape_map()} | left_out) - known
         if unknown:
             raise ExportError(
                 "The endpoints depend on state that cannot be read at one point in time: "
