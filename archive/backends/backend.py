@@ -1,4 +1,4 @@
-"""Which backend Keras runs on: asked here and nowhere else."""
+"""The choice of the backend that Keras runs on. No other module asks which it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def current_backend() -> Backend:
     """The backend that Keras runs on.
 
     Raises:
-        BackendError: it is not one that can be exported.
+        BackendError: If the engine does not support this backend.
     """
     name = keras.backend.backend()
     if name == "tensorflow":
@@ -24,6 +24,6 @@ def current_backend() -> Backend:
 
         return jax
     raise BackendError(
-        f"Keras runs on the {name!r} backend. Expected 'tensorflow' or 'jax': set the environment "
-        "variable KERAS_BACKEND=tensorflow before importing keras."
+        f"Keras runs on the {name!r} backend. Expected 'tensorflow' or 'jax'. Set the environment "
+        "variable KERAS_BACKEND=tensorflow before you import keras."
     )

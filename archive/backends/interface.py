@@ -1,4 +1,4 @@
-"""What the engine needs of what Keras runs on."""
+"""The operations that the engine needs from a backend of Keras."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import keras
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read at one point in time.
+    """Values that were read at one point in time.
 
     Attributes:
-        tensors: gives the values: of all variables, then the keys and values of each table.
-        size: the memory that they take at most, in bytes.
+        tensors: A function that returns the values: those of all variables, then the
+            keys and values of each table.
+        size: The memory that the values take at most, in bytes.
     """
 
     tensors: Callable[[], list[Any]]
@@ -26,46 +27,46 @@ class Reader(Protocol):
     """Reads variables and mutable tables at one point in time."""
 
     def read(self) -> Reading:
-        """Read, on the thread that trains."""
+        """Read the values. This must be called on the training thread."""
 
     def trace(self) -> None:
-        """Make the following reads fast; on any thread."""
+        """Make later reads faster. This may be called on any thread."""
 
 
 class Backend(Protocol):
-    """What the engine needs of a backend of Keras."""
+    """The operations that the engine needs from a backend of Keras."""
 
     @property
     def reads_live_values(self) -> bool:
-        """Whether what `traceable` gives computes with the live variables."""
+        """Whether the functions that `traceable` returns read the live variables."""
 
     @property
     def reads_together(self) -> bool:
-        """Whether every process has to take part in reading, where several train together."""
+        """Whether all processes must take part in reading, if several train together."""
 
     def stored(self, variable: keras.Variable) -> Any:
-        """The `tf.Variable` that stands for a Keras variable in a SavedModel."""
+        """The `tf.Variable` that represents a Keras variable in a SavedModel."""
 
     def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-        """A function of TensorFlow that computes what `fn` does for a signature."""
+        """A TensorFlow function that computes the same as `fn`, for one signature."""
 
     def program(self, fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
-        """A fast way to compute ``fn(*args)`` again and again with the live variables."""
+        """A function that computes ``fn(*args)`` with the live variables, fast when repeated."""
 
     def refresh(self, variables: Sequence[Any]) -> None:
-        """Let what `stored` gave have the values of the live variables."""
+        """Copy the values of the live variables into the variables that `stored` returned."""
 
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
-        """A reader of what `stored` gave, and of mutable lookup tables."""
+        """A reader of mutable lookup tables, and of variables that `stored` returned."""
 
     def synchronize(self, model: keras.Model) -> None:
-        """Give the variables of a model in training their values of this moment."""
+        """Give the variables of a model their current values while `fit` runs."""
 
     def steps_taken(self, model: keras.Model) -> int:
-        """How many steps a model's optimizer has taken."""
+        """The number of steps that the optimizer of a model has taken."""
 
     def check_distribution(self, model: keras.Model) -> None:
-        """Raise if no one process can read a model's variables at one moment."""
+        """Raise an error if no single process can read all variables of a model at one moment."""
 
     def is_publisher(self, model: keras.Model) -> bool:
-        """Whether this process is the one that publishes, where several train together."""
+        """Whether this process publishes the versions, if several processes train together."""

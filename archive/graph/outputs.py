@@ -1,4 +1,4 @@
-"""The outputs of an endpoint, by the names that a signature gives them."""
+"""Gives the outputs of an endpoint the names that its signature uses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import ExportValueError
 
 
 def flat_outputs(outputs: Any) -> dict[str, Any] | None:
-    """Nested `outputs` as one flat dict, or None if a signature can take them as they are.
+    """Nested `outputs` as one flat dict, or None if a signature can return them as they are.
 
-    A SavedModel signature returns tensors by name. TensorFlow names those of a
-    tensor, a flat sequence (``output_0``, …) or a flat dict itself.
+    A signature of a SavedModel returns tensors by name. TensorFlow itself names a
+    single tensor, a flat sequence (``output_0``, …) and a flat dict.
     """
     items = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
     if not isinstance(items, list | tuple):
@@ -25,7 +25,7 @@ def flat_outputs(outputs: Any) -> dict[str, Any] | None:
 
 
 def named_outputs(outputs: Any) -> dict[str, Any]:
-    """What an endpoint returned, by the names its signature gives it."""
+    """The outputs of an endpoint as a dict, by the names that its signature uses."""
     if (flat := flat_outputs(outputs)) is not None:
         return flat
     outputs = _by_field(outputs)
@@ -36,7 +36,12 @@ def named_outputs(outputs: Any) -> dict[str, Any]:
 
 
 def check_outputs(name: str, outputs: Any) -> None:
-    """Raise unless a signature can return what endpoint `name` returns."""
+    """Raise an error unless a signature can return what endpoint `name` returns.
+
+    Raises:
+        ExportValueError: If an output is not a tensor, or if a key of a dict is not a
+            string.
+    """
     for path, item in _named(outputs, ""):
         if not tf.is_tensor(item):
             where = f" as '{path}'" if path else ""
@@ -47,13 +52,13 @@ def check_outputs(name: str, outputs: Any) -> None:
             )
     if isinstance(outputs, Mapping) and any(not isinstance(key, str) for key in outputs):
         raise ExportValueError(
-            f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings, "
-            "because they name the outputs of the signature."
+            f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings as "
+            "keys, because they name the outputs of the signature."
         )
 
 
 def _by_field(outputs: Any) -> Any:
-    """A named tuple as a dict, for its fields name the outputs; anything else as it is."""
+    """A named tuple as a dict, because its fields name the outputs. Other outputs stay the same."""
     return (
         outputs._asdict() if isinstance(outputs, tuple) and hasattr(outputs, "_asdict") else outputs
     )
@@ -70,7 +75,7 @@ def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
     named = [pair for item_name, item in items for pair in _named(item, item_name)]
     if len({pair[0] for pair in named}) < len(named):
         raise ExportValueError(
-            f"Two outputs of an endpoint would both be called one of "
-            f"{sorted({pair[0] for pair in named})}. Name them apart in a flat dict."
+            f"Two outputs of an endpoint would have the same name, which is one of "
+            f"{sorted({pair[0] for pair in named})}. Return a flat dict with different keys."
         )
     return named

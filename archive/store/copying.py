@@ -17,10 +17,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import ExportValueError, StorageError
-from .files import BLOCK, FileStat, relative_files
+from .files import BLOCK, FileStat, Identity, relative_files
 from .remote import RemotePath
 from .staging import temporary_workspace
-from .versions import REMOVED, SAVED_MODEL, UNFINISHED, Numbers, is_marker, is_version, parse
+from .versions import (
+    MANIFEST,
+    REMOVED,
+    SAVED_MODEL,
+    UNFINISHED,
+    Numbers,
+    is_marker,
+    is_version,
+    parse,
+)
 
 # Each writer marks what it is writing with a marker of its own, that tells its machine.
 _OURS = f"{UNFINISHED}{re.sub('[^A-Za-z0-9]', '-', platform.node())}-"
@@ -93,10 +102,10 @@ class CopyingStore(CopiedFiles):
         self._numbers.see(names)
         return names
 
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, ascending."""
+    def versions(self) -> dict[int, Identity | None]:
+        """The versions that are there to stay, with the identity of the manifest."""
         numbers = filter(None, map(parse, self.names()))
-        return sorted(number for number in numbers if self.has(number))
+        return {number: self._manifest(number) for number in numbers if self.has(number)}
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""
@@ -104,6 +113,10 @@ class CopyingStore(CopiedFiles):
             return is_version((self.root / str(version)).names())
         except FileNotFoundError:
             return False
+
+    def _manifest(self, version: int) -> Identity | None:
+        status = self.stat(f"{version}/{MANIFEST}")
+        return status.identity if status else None
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -172,14 +185,19 @@ def publish_by_copying(
     return target
 
 
-def remove_in_place(version_dir: RemotePath) -> None:
+def remove_in_place(version_dir: RemotePath, after_mark: Callable[[], None] = lambda: None) -> None:
     """Delete a version where it is; from the first step on it is none any more.
+
+    Args:
+        version_dir: the directory of the version.
+        after_mark: called when the version is marked, and not yet touched.
 
     Raises:
         FileNotFoundError: there is nothing.
     """
     version_dir.names()
     (version_dir / f"{REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
+    after_mark()
     parts = [name for name in version_dir.names() if not is_marker(name)]
     parts.sort(key=lambda name: name != SAVED_MODEL)  # So that no server loads the rest.
     for path in [*(version_dir / name for name in parts), version_dir]:

@@ -15,10 +15,10 @@ from ..errors import (
     StorageError,
     VersionNotFoundError,
 )
-from .files import clear_errors
+from .files import Identity, clear_errors
 from .objective import Mode, Objective
 from .publish import publish_record
-from .record import MANIFEST, SCHEMA, ExportRecord, read_record
+from .record import SCHEMA, ExportRecord, read_record
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
 from .store import Files, Store, open_store, version_path
@@ -26,7 +26,7 @@ from .verify import OWN_FILES, differences, manifest_problems, problems_of, with
 from .versions import is_marker, parse
 
 # A record, and the identity of the manifest it was read from.
-_Known: TypeAlias = tuple[tuple[int, ...], ExportRecord]
+_Known: TypeAlias = tuple[Identity | None, ExportRecord]
 
 
 class ExportDirectory:
@@ -58,7 +58,8 @@ class ExportDirectory:
 
     def _set(self, store: Store) -> None:
         self.store = store
-        self._known: dict[int, _Known] = {}
+        # What was surveyed last, if all of it could be read; and the records by version.
+        self._known: tuple[dict[int, Identity | None] | None, dict[int, _Known]] = None, {}
         self._told: set[VersionPath] = set()
 
     @property
@@ -71,10 +72,7 @@ class ExportDirectory:
 
     def versions(self) -> list[int]:
         """The numbers of all versions, ascending, whoever wrote them."""
-        try:
-            return self.store.versions()
-        except OSError as error:
-            raise StorageError(f"'{self.path}' cannot be read: {error}.") from error
+        return sorted(self._manifests())
 
     def latest(self) -> ExportRecord | None:
         """The record of the newest version with a readable manifest, or None."""
@@ -106,16 +104,25 @@ class ExportDirectory:
 
     def survey(self) -> tuple[list[ExportRecord], list[DamagedVersionError]]:
         """`records`, and why each of the other manifests cannot be read."""
+        manifests = self._manifests()
+        surveyed, known_records = self._known
+        if manifests == surveyed:
+            return [record for _, record in known_records.values()], []
         found = {}
         damage = []
-        for version in self.versions():
+        for version, identity in sorted(manifests.items()):
             try:
-                found[version] = self._read(version)
+                known = known_records.get(version)
+                if known is None or identity is None or known[0] != identity:
+                    known = identity, read_record(self.store.at(str(version)))
+                found[version] = known
             except FileNotFoundError:
                 continue  # Another program wrote it, or it was removed meanwhile.
             except DamagedVersionError as error:
                 damage.append(error)
-        self._known = found
+        # A manifest that cannot be read, or was not there, may be another the next time.
+        is_complete = len(found) == len(manifests) and None not in manifests.values()
+        self._known = manifests if is_complete else None, found
         records = [record for _, record in found.values()]
         self._warn_if_newer(records)
         return records, damage
@@ -203,16 +210,11 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _read(self, version: int) -> _Known:
-        """The record of a version, read again only if its manifest was replaced."""
-        files = self.store.at(str(version))
+    def _manifests(self) -> dict[int, Identity | None]:
         try:
-            status = files.stat(MANIFEST)
-            identity = status.identity if status else ()
-        except OSError:
-            identity = ()  # `read_record` says what is wrong.
-        known = self._known.get(version)
-        return known if known and known[0] == identity else (identity, read_record(files))
+            return self.store.versions()
+        except OSError as error:
+            raise StorageError(f"'{self.path}' cannot be read: {error}.") from error
 
     def _files_of(self, version: int) -> Files:
         if parse(str(version)) is not None and self.store.has(version):

@@ -10,11 +10,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import ExportError, StorageError
 
 # How much of a file is read at a time.
 BLOCK = 2**20
+
+
+# What tells a file from another one, or from itself changed.
+Identity: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class FileStat:
     """
 
     size: int | None
-    identity: tuple[int, ...]
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class KnownFile:
 
     path: Path
     info: FileInfo
-    identity: tuple[int, ...]
+    identity: Identity
 
     @classmethod
     def at(cls, path: Path, sha256: str | None = None) -> KnownFile:
@@ -115,7 +120,7 @@ class KeptFile:
         return replace(self, known=self.known.moved(root, new_root))
 
 
-def identity_of(status: os.stat_result) -> tuple[int, ...]:
+def identity_of(status: os.stat_result) -> Identity:
     """What differs between two files, and in one file before and after it is written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

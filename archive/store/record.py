@@ -27,13 +27,13 @@ from .files import FileInfo, first_bytes
 from .objective import Mode, Objective
 from .remote import VersionPath
 from .store import Files
+from .versions import MANIFEST as MANIFEST
 from .versions import parse
 
 Weights: TypeAlias = Literal["current", "validated"]
 Scalar: TypeAlias = str | Int64 | float | bool | None
 
 SCHEMA = 1
-MANIFEST = "assets.extra/export.json"
 
 # The manifest tells the digest of every file but its own; that is in this one,
 # in the format of `sha256sum`, which can also check it.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ..errors import VersionNotFoundError
 from .copying import CopyingStore
-from .files import FileStat
+from .files import FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
 from .remote import RemotePath, VersionPath
@@ -74,8 +74,11 @@ class Store(Files, Protocol):
     def local_path(self, version: int) -> Path | None:
         """Where a version is, if its files can be linked from there; else None."""
 
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, ascending."""
+    def versions(self) -> dict[int, Identity | None]:
+        """The versions that are there to stay, in any order, with the identity of the manifest.
+
+        That is None of a version that has none.
+        """
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""

@@ -300,7 +300,7 @@ def test_before_the_events_are_written(small_disk: SmallDisk, on_error: OnError)
     fit(model, callback)
     with small_disk.room(0):
         message = told(on_error, lambda: fit(model, callback))
-    assert "Version 2 was published, but what follows failed" in message
+    assert "Version 2 was published, but a later step failed" in message
     fit(model, callback)
     assert_sound(Path("base"), 3)
     assert reported(logs) == [1, 3]
@@ -337,7 +337,7 @@ def test_while_events_are_written(
         with disk.room(4096 if isinstance(disk, SizeLimit) else 0):
             message = told(on_error, export_until_events_fail)
         last = exporter.exports[-1].version
-        assert f"Version {last} was published, but what follows failed" in message
+        assert f"Version {last} was published, but a later step failed" in message
         exporter.export().result()
     assert_sound(Path("base"), last + 1)
     assert {*reported(logs)} >= {*range(1, last), last + 1}

@@ -100,7 +100,7 @@ def test_nested_dicts_name_inputs_by_their_path() -> None:
 def test_inputs_named_like_one_another_are_refused() -> None:
     first, second = keras.Input((2,), name="b"), keras.Input((2,), name="a")
     model = keras.Model({"a": first, "b": second}, keras.ops.subtract(first, second))
-    with pytest.raises(ExportError, match="takes as 'a' an input that is named 'b'"):
+    with pytest.raises(ExportError, match="takes an input named 'b' under the key 'a'"):
         model_signature(model)
 
 
