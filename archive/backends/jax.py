@@ -169,10 +169,8 @@ def _is_readable(array: jax.Array) -> bool:
 
 def _whole(array: Any) -> Any:
     """An array in host memory, put together if it is spread over devices."""
-    if not isinstance(array, jax.Array):
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
         return np.asarray(array)
-    if array.is_fully_replicated:
-        return np.asarray(array.addressable_shards[0].data)
     whole = np.empty(array.shape, array.dtype)
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
