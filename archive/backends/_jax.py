@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import keras
 from jaxlib.mlir.dialects import stablehlo
+
+from ..errors import ExportError
 
 # The newest version of StableHLO that TensorFlow 2.20 and 2.21 can read.
 STABLEHLO = "1.8.0"
@@ -47,10 +50,35 @@ def trained_steps(model: keras.Model) -> Any | None:
     variables = state.get("optimizer_variables")
     if not variables:
         return None
-    names = [variable is model.optimizer.iterations for variable in model.optimizer.variables]
-    return variables[names.index(True)]
+    # Scalars only: `iterations` may be computed from a count of batches.
+    pairs = zip(model.optimizer.variables, variables, strict=True)
+    counts = [(variable, value) for variable, value in pairs if not variable.shape]
+    with keras.StatelessScope(counts):
+        return keras.ops.convert_to_tensor(model.optimizer.iterations)
+
+
+def is_compiled(fn: Any) -> bool:
+    """Whether `jax.jit` returned a function. Its class has no public name."""
+    return isinstance(fn, type(_compiled))
+
+
+@jax.jit
+def _compiled() -> None:
+    pass
 
 
 def held_array(variable: keras.Variable) -> Any:
-    """The array in a variable. `variable.value` may be cast, or another one in a scope."""
-    return variable._value
+    """The array in a variable. `variable.value` may be cast, or another one in a scope.
+
+    Raises:
+        ExportError: If the variable has no array.
+    """
+    array = variable._value
+    if array is None or (isinstance(array, jax.Array) and array.is_deleted()):
+        raise ExportError(
+            f"Variable '{variable.path}' has no value now, because a training step has taken its "
+            "array. Assign what the step returned before you export, as in "
+            "`for variable, value in zip(model.trainable_variables, values): "
+            "variable.assign(value)`."
+        )
+    return array

@@ -25,5 +25,5 @@ def current_backend() -> Backend:
         return jax
     raise BackendError(
         f"Keras runs on the {name!r} backend. Expected 'tensorflow' or 'jax'. Set the environment "
-        "variable KERAS_BACKEND=tensorflow before you import keras."
+        "variable KERAS_BACKEND to one of these before you import keras."
     )

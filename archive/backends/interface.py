@@ -44,6 +44,10 @@ class Backend(Protocol):
     def reads_together(self) -> bool:
         """Whether all processes must take part in reading, if several train together."""
 
+    @property
+    def ignored_options(self) -> frozenset[str]:
+        """The options of `add_endpoint` in Keras's archive that have no effect here."""
+
     def stored(self, variable: keras.Variable) -> Any:
         """The `tf.Variable` that represents a Keras variable in a SavedModel."""
 

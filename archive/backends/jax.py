@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..errors import ExportError
+from ..errors import ExportError, ExportTypeError
 from . import _jax, tensorflow
 from ._jax import held_array
 from .interface import Reading
@@ -29,6 +29,9 @@ from .lowering import compiled, lowered
 
 # A mirror knows nothing but its own values, which may be old.
 reads_live_values = False
+
+# `jax2tf` and its options are not used, and variables are found without being told.
+ignored_options = frozenset({"jax2tf_kwargs", "is_static"})
 
 # Every process has what it needs to know, so that only one of them has to read.
 reads_together = False
@@ -54,6 +57,12 @@ def stored(variable: keras.Variable) -> Any:
     return mirror
 
 
+def _source(mirror: Any) -> keras.Variable | None:
+    """The variable that a mirror stands for, or None if it stands for none, or for none any more."""
+    source = _sources.get(id(mirror))
+    return None if source is None else source()
+
+
 def _forget(variable: int, mirror: int) -> None:
     _mirrors.pop(variable, None)
     _sources.pop(mirror, None)
@@ -61,6 +70,12 @@ def _forget(variable: int, mirror: int) -> None:
 
 def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """A function of TensorFlow that computes what `fn` does; `fn` itself if it is one."""
+    if _jax.is_compiled(fn):
+        raise ExportTypeError(
+            f"Received {fn!r}, which `jax.jit` returned. It keeps the values that the variables had "
+            "when it was compiled. Pass the function that you gave to `jax.jit`. A server compiles "
+            "it anyway."
+        )
     is_of_tensorflow = isinstance(fn, tf.types.experimental.GenericFunction)
     return fn if is_of_tensorflow else lowered(fn, signature, stored)
 
@@ -73,8 +88,8 @@ def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable
 def refresh(variables: Sequence[Any]) -> None:
     """Let mirrors have the values of the variables that they stand for."""
     for mirror in variables:
-        if (source := _sources.get(id(mirror))) is not None:
-            mirror.assign(_whole(held_array(source())))
+        if (source := _source(mirror)) is not None:
+            mirror.assign(_whole(held_array(source)))
 
 
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> JaxReader:
@@ -90,7 +105,7 @@ def synchronize(model: keras.Model) -> None:
 def steps_taken(model: keras.Model) -> int:
     """How many steps a model's optimizer has taken."""
     steps = _jax.trained_steps(model)
-    return int(model.optimizer.iterations.value if steps is None else steps)
+    return int(model.optimizer.iterations if steps is None else steps)
 
 
 def check_distribution(model: keras.Model) -> None:
@@ -119,8 +134,9 @@ class JaxReader:
     """
 
     def __init__(self, variables: Sequence[Any], tables: Sequence[Any]) -> None:
-        sources = [_sources.get(id(variable)) for variable in variables]
+        sources = [_source(variable) for variable in variables]
         self._is_mirror = [source is not None for source in sources]
+        # A function that was traced with a variable goes on with it when its owner has another.
         self._sources = [source for source in sources if source is not None]
         others = [
             variable
@@ -135,7 +151,7 @@ class JaxReader:
 
     def read(self) -> Reading:
         """Read, on the thread that trains."""
-        arrays = [held_array(source()) for source in self._sources]
+        arrays = [held_array(source) for source in self._sources]
         kept, others = _keep(arrays), self._others.read()
 
         def tensors() -> list[tf.Tensor]:

@@ -7,6 +7,8 @@ by running the function in a scope that takes note of what is read.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import string
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,7 @@ import tensorflow as tf
 from jax import export
 
 from .._tensorflow import call_module
-from ..errors import UntrackedError
+from ..errors import ExportTypeError, ExportValueError, UntrackedError
 from ._jax import held_array, portable_artifact
 
 # What a server may run on. A module has the code for each.
@@ -40,7 +42,7 @@ def lowered(
     """
 
     def call(*args: Any) -> Any:
-        function = _Stateless(fn, _shapes(signature))
+        function = _traced(fn, signature)
         mirrors = [mirror(variable) for variable in function.variables]
         exported = function.exported()
         given = [*mirrors, *tf.nest.flatten(list(args))]
@@ -61,6 +63,9 @@ def lowered(
             mirrors[place].assign(tf.cast(value, mirrors[place].dtype))
         return function.packed(results[:count])
 
+    # TensorFlow names inputs by the parameters, and takes them as keywords of a loaded function.
+    parameters = [*inspect.signature(fn).parameters.values()][: len(signature)]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
 
 
@@ -82,8 +87,33 @@ def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
     return call
 
 
+def _traced(fn: Callable[..., Any], signature: Sequence[Any]) -> _Stateless:
+    """The function for one signature.
+
+    Each free axis may have a size of its own. If the function cannot be traced so, an axis has
+    the same size in all arguments. A model that takes tokens and their mask needs this.
+    """
+    for spec in tf.nest.flatten(signature):
+        _check(spec)
+    try:
+        return _Stateless(fn, _shapes(signature))
+    except jax.errors.TracerArrayConversionError as error:
+        raise ExportTypeError(
+            "On JAX, the function of an endpoint gets arrays of JAX. Operations of TensorFlow and "
+            "NumPy cannot take these. Use `keras.ops` or `jax.numpy`. Or call the function that "
+            "`add_endpoint` returned in a `tf.function` of your own, and register that with an "
+            "`input_signature`."
+        ) from error
+    except Exception:
+        if not _share_axes(signature):
+            raise
+        with contextlib.suppress(Exception):
+            return _Stateless(fn, _shapes(signature, alike=True))
+        raise
+
+
 class _Recording(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types.
-    """Takes note of the variables that are read and were not given."""
+    """Takes note of the variables that are read or assigned and were not given."""
 
     def __init__(self, mapping: Any) -> None:
         super().__init__(mapping)
@@ -94,6 +124,12 @@ class _Recording(keras.StatelessScope):  # type: ignore[misc]  # Keras has no ty
         if value is None:
             self.missed[id(variable)] = variable
         return value
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        variable, _ = update
+        if id(variable) not in self.state_mapping:
+            self.missed[id(variable)] = variable
+        super().add_update(update)
 
 
 class _Stateless:
@@ -135,6 +171,9 @@ class _Stateless:
         given = dict(scope.state_mapping)
         with scope:
             outputs = self._fn(*args)
+            flat = tf.nest.flatten(outputs)
+            # An output may be a variable, which has its value in this scope only.
+            arrays = [jax.numpy.asarray(item) for item in flat if item is not None]
         self._missed = [variable for key, variable in scope.missed.items() if key not in given]
         state = scope.state_mapping
         self.changed = [
@@ -142,10 +181,9 @@ class _Stateless:
             for place, variable in enumerate(self.variables)
             if state[id(variable)] is not given[id(variable)]
         ]
-        flat = tf.nest.flatten(outputs)
         self._structure = tf.nest.pack_sequence_as(outputs, [item is None for item in flat])
         changed = [state[id(self.variables[place])] for place in self.changed]
-        return [jax.numpy.asarray(item) for item in flat if item is not None], changed
+        return arrays, changed
 
     def packed(self, outputs: Sequence[Any]) -> Any:
         """Outputs as the function nests them."""
@@ -161,20 +199,48 @@ def _partial_shape(shape: Sequence[Any]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape]
 
 
-def _shapes(signature: Sequence[Any]) -> list[Any]:
-    """`signature` as JAX has it, each free axis with a name; first axes are all the batch."""
+def _shapes(signature: Sequence[Any], alike: bool = False) -> list[Any]:
+    """`signature` as JAX has it, with a name for each free axis.
+
+    All free first axes are the batch. With `alike`, the other axes are named by their places.
+    """
     scope = export.SymbolicScope()
     names = _names()
 
+    def name(place: int) -> str:
+        if place == 0:
+            return "batch"
+        return f"axis_{place}" if alike else next(names)
+
     def shape_of(spec: tf.TensorSpec) -> Any:
-        axes = [
-            str(size) if size is not None else "batch" if place == 0 else next(names)
-            for place, size in enumerate(spec.shape)
-        ]
+        axes = [name(place) if size is None else str(size) for place, size in enumerate(spec.shape)]
         shape = export.symbolic_shape(", ".join(axes), scope=scope) if axes else ()
         return _shape(shape, spec.dtype.as_numpy_dtype)
 
     return list(tf.nest.map_structure(shape_of, list(signature)))
+
+
+def _share_axes(signature: Sequence[Any]) -> bool:
+    """Whether several arguments have a free axis, apart from the batch, at the same place."""
+    places = [
+        place
+        for spec in tf.nest.flatten(signature)
+        for place, size in enumerate(spec.shape)
+        if place and size is None
+    ]
+    return len(set(places)) < len(places)
+
+
+def _check(spec: tf.TensorSpec) -> None:
+    """Raise an error if JAX cannot have such an argument."""
+    if spec.dtype == tf.string:
+        raise ExportTypeError(
+            f"Received {spec}. JAX has no strings. Register an endpoint that takes numbers, call "
+            "the function that `add_endpoint` returned in a `tf.function` that takes strings, and "
+            "register that with an `input_signature`."
+        )
+    if spec.shape.rank is None:
+        raise ExportValueError(f"Received {spec}. Expected a spec with a known number of axes.")
 
 
 def _shape_of(array: Any) -> Any:

@@ -30,6 +30,9 @@ _STRING_BYTES = 24
 # A trace reads the very variables that training changes.
 reads_live_values = True
 
+# Keras's archive has options for JAX only.
+ignored_options: frozenset[str] = frozenset()
+
 # A variable may be spread over workers, which then read it together.
 reads_together = True
 
