@@ -42,9 +42,9 @@ def lowered(
     """
 
     def call(*args: Any) -> Any:
-        function = _traced(fn, signature)
+        function = _for_signature(fn, signature)
+        exported = function.settled(_exported)
         mirrors = [mirror(variable) for variable in function.variables]
-        exported = function.exported()
         given = [*mirrors, *tf.nest.flatten(list(args))]
         kept = [
             tf.cast(given[place], exported.in_avals[place].dtype)
@@ -77,6 +77,7 @@ def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
         args: structures of NumPy arrays.
     """
     function = _Stateless(fn, tf.nest.map_structure(_shape_of, list(args)))
+    function.settled(jax.eval_shape)
     program = jax.jit(function.stateless)
 
     def call() -> Any:
@@ -87,7 +88,7 @@ def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
     return call
 
 
-def _traced(fn: Callable[..., Any], signature: Sequence[Any]) -> _Stateless:
+def _for_signature(fn: Callable[..., Any], signature: Sequence[Any]) -> _Stateless:
     """The function for one signature.
 
     Each free axis may have a size of its own. If the function cannot be traced so, an axis has
@@ -151,19 +152,22 @@ class _Stateless:
         self._shapes = shapes
         self._missed: list[keras.Variable] = []
         self._structure: Any = None
+        jax.eval_shape(self.stateless, self._variable_shapes(), *shapes)
+        self.variables += self._missed
+
+    def settled(self, trace: Callable[..., Any]) -> Any:
+        """What `trace` makes of the function and the shapes of its arguments.
+
+        The function may read other variables in each trace. It is traced until it misses none.
+        """
         for _ in range(_ROUNDS):
-            jax.eval_shape(self.stateless, self._variable_shapes(), *shapes)
+            traced = trace(self.stateless, self._variable_shapes(), *self._shapes)
             if not self._missed:
-                return
+                return traced
             self.variables += self._missed
         raise UntrackedError(
             "The endpoint makes variables whenever it is called. Make them once, outside of it."
         )
-
-    def exported(self) -> Any:
-        """The function as a `jax.export.Exported`."""
-        program = jax.jit(self.stateless)
-        return export.export(program, platforms=PLATFORMS)(self._variable_shapes(), *self._shapes)
 
     def stateless(self, values: Sequence[Any], *args: Any) -> Any:
         """Call the function with values of its variables; return outputs and changed values."""
@@ -193,6 +197,11 @@ class _Stateless:
 
     def _variable_shapes(self) -> list[Any]:
         return [_shape(variable.shape, variable.dtype) for variable in self.variables]
+
+
+def _exported(function: Callable[..., Any], *shapes: Any) -> Any:
+    """A function as a `jax.export.Exported`."""
+    return export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
 
 
 def _partial_shape(shape: Sequence[Any]) -> list[int | None]:
