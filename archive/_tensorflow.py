@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.core.protobuf import (
     fingerprint_pb2,
     saved_model_pb2,
@@ -138,3 +139,31 @@ def fingerprint_for(fingerprint: bytes, checkpoint_index: bytes) -> bytes:
     digest = tf.raw_ops.Fingerprint(data=data, method=b"farmhash64").numpy()
     message.checkpoint_hash = int.from_bytes(digest[0].tobytes(), "little")
     return bytes(message.SerializeToString(deterministic=True))
+
+
+def call_module(
+    args: Sequence[Any],
+    module: bytes,
+    *,
+    version: int,
+    dtypes: Sequence[Any],
+    shapes: Sequence[Sequence[int | None]],
+    platforms: Sequence[str],
+) -> Sequence[Any]:
+    """Call a StableHLO module in a trace, by the operation ``XlaCallModule``.
+
+    `tf.raw_ops` has every operation but this one. `jax2tf` uses the same call, and
+    chooses the version of StableHLO itself.
+    """
+    results: Sequence[Any] = xla.call_module(
+        list(args),
+        version=version,
+        module=module,
+        Tout=list(dtypes),
+        Sout=list(shapes),
+        platforms=[name.upper() for name in platforms],
+        function_list=[],
+        has_token_input_output=False,
+        disabled_checks=[],
+    )
+    return results

@@ -38,7 +38,7 @@ class ExportArchive:
         format: The format to write. Only ``"saved_model"`` is supported.
 
     Raises:
-        BackendError: If Keras does not run on the TensorFlow backend.
+        BackendError: If Keras runs neither on the TensorFlow nor on the JAX backend.
         ExportValueError: If `format` is not ``"saved_model"``.
 
     Example:
@@ -127,7 +127,8 @@ class ExportArchive:
                 or a nested structure of these, as `fn` takes it. Pass None if `fn` is a
                 `tf.function` that has been called. It is then exported with the shapes
                 that it was called with, and is not traced again when a layer changes.
-            **kwargs: Not supported. Keras's archive has options here for other backends.
+            **kwargs: On JAX, `jax2tf_kwargs` and `is_static` are accepted, as Keras's
+                archive does, and have no effect. Other options are refused.
 
         Returns:
             The `tf.function` that wraps `fn`. Other endpoints may call it.
@@ -150,10 +151,11 @@ class ExportArchive:
         """
         registered = self._registration
         _check_name(name, [*registered.endpoints, *registered.collections])
-        if kwargs:
+        if others := sorted(kwargs.keys() - current_backend().ignored_options):
             raise ExportValueError(
-                f"Received the options {', '.join(sorted(kwargs))}. Keras's archive uses them on "
-                "the JAX backend only. This archive runs on TensorFlow. Leave the options out."
+                f"Received the options {', '.join(others)}. Keras's archive has options on the JAX "
+                "backend only: jax2tf_kwargs and is_static. This archive needs none. Leave them "
+                "out."
             )
         specs = None if input_signature is None else tensor_specs(input_signature)
         if specs is not None and not callable(fn):
@@ -171,7 +173,7 @@ class ExportArchive:
             name: String. The name of the endpoint, as in `add_endpoint`.
             resource: A built layer or model.
             input_signature: The specs of the inputs, as in `add_endpoint`.
-            **kwargs: Not supported, as in `add_endpoint`.
+            **kwargs: As in `add_endpoint`.
 
         Returns:
             The `tf.function` that calls the resource.

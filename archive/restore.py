@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from .errors import (
@@ -107,7 +108,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     others = apart_from(state.variables, (variable for variable, _ in match.pairs))
     read = _reader(path)
     assigns: list[Callable[[], Any]] = [
-        partial(variable.assign, read(info)) for variable, info in match.pairs
+        partial(variable.assign, _converted(read(info), variable)) for variable, info in match.pairs
     ]
     more, lost = _other_state(index, read, others, state.tables, optimizer is not None)
     for assign in [*assigns, *more]:
@@ -172,6 +173,25 @@ def _reader(path: VersionPath) -> Callable[..., Any]:
         return value
 
     return read
+
+
+def _converted(value: Any, variable: Any) -> Any:
+    """Integers of a version in the width that a variable has on this backend.
+
+    Raises:
+        MismatchError: they do not fit into it.
+    """
+    dtype = tf.dtypes.as_dtype(variable.dtype).as_numpy_dtype
+    if value.dtype == dtype or not np.issubdtype(value.dtype, np.integer):
+        return value
+    converted = value.astype(dtype)
+    is_seed = getattr(variable, "name", "").startswith("seed_generator_state")
+    if not is_seed and not np.array_equal(converted, value):
+        raise MismatchError(
+            f"The version holds {value!r:.80} for '{variable.path}', which {variable.dtype} "
+            "cannot hold."
+        )
+    return converted
 
 
 def _other_state(

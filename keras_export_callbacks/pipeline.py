@@ -89,8 +89,8 @@ class Pipeline:
         Only this count is right for every `steps_per_execution`. The `batch` argument
         of Keras's hooks runs ahead of it.
         """
-        optimizer = getattr(self.model, "optimizer", None)
-        return None if optimizer is None else self._backend.steps_taken(optimizer)
+        has_optimizer = getattr(self.model, "optimizer", None) is not None
+        return self._backend.steps_taken(self.model) if has_optimizer else None
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that their errors show early.
@@ -135,15 +135,20 @@ class Pipeline:
                 report, or if the model cannot be exported.
         """
         self.report_failures()
-        self._wait_for_room()
         unpublished: Future[ExportRecord] = Future()
+        is_publisher = self._backend.is_publisher(self.model)
+        if not is_publisher and not self._backend.reads_together:
+            unpublished.cancel()
+            return unpublished
+        self._wait_for_room()
         try:
+            self._backend.synchronize(self.model)
             state = (held or self.hold()).result().completed()
         except ExportError as failure:
             self.fail(failure)
             unpublished.set_exception(failure)
             return unpublished
-        if not self._backend.is_publisher(self.model):
+        if not is_publisher:
             # It had to take part above: all workers read the variables that they share.
             unpublished.cancel()
             return unpublished

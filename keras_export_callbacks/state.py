@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from .archive.backends.backend import current_backend
 from .archive.errors import ExportError
 from .archive.export_archive import ExportArchive, registration_of
 from .archive.graph.plan import Plan, Planner, Snapshot
@@ -141,6 +142,7 @@ class StateSource:
     def _tracing(self) -> Iterator[None]:
         """Make the sample known to the model, and turn every error into an `ExportError`."""
         try:
+            current_backend().synchronize(self._model)
             with known_sample(self._sample_inputs):
                 yield
         except ExportError:

@@ -15,11 +15,15 @@ def current_backend() -> Backend:
         BackendError: If the engine does not support this backend.
     """
     name = keras.backend.backend()
-    if name != "tensorflow":
-        raise BackendError(
-            f"Keras runs on the {name!r} backend. Expected 'tensorflow'. Set the environment "
-            "variable KERAS_BACKEND=tensorflow before you import keras."
-        )
-    from . import tensorflow
+    if name == "tensorflow":
+        from . import tensorflow
 
-    return tensorflow
+        return tensorflow
+    if name == "jax":
+        from . import jax
+
+        return jax
+    raise BackendError(
+        f"Keras runs on the {name!r} backend. Expected 'tensorflow' or 'jax'. Set the environment "
+        "variable KERAS_BACKEND to one of these before you import keras."
+    )

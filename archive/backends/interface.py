@@ -36,14 +36,38 @@ class Reader(Protocol):
 class Backend(Protocol):
     """The operations that the engine needs from a backend of Keras."""
 
+    @property
+    def reads_live_values(self) -> bool:
+        """Whether the functions that `traceable` returns read the live variables."""
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether all processes must take part in reading, if several train together."""
+
+    @property
+    def ignored_options(self) -> frozenset[str]:
+        """The options of `add_endpoint` in Keras's archive that have no effect here."""
+
     def stored(self, variable: keras.Variable) -> Any:
         """The `tf.Variable` that represents a Keras variable in a SavedModel."""
+
+    def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+        """A TensorFlow function that computes the same as `fn`, for one signature."""
+
+    def program(self, fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
+        """A function that computes ``fn(*args)`` with the live variables, fast when repeated."""
+
+    def refresh(self, variables: Sequence[Any]) -> None:
+        """Copy the values of the live variables into the variables that `stored` returned."""
 
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
         """A reader of mutable lookup tables, and of variables that `stored` returned."""
 
-    def steps_taken(self, optimizer: keras.Optimizer) -> int:
-        """The number of steps that an optimizer has taken."""
+    def synchronize(self, model: keras.Model) -> None:
+        """Give the variables of a model their current values while `fit` runs."""
+
+    def steps_taken(self, model: keras.Model) -> int:
+        """The number of steps that the optimizer of a model has taken."""
 
     def check_distribution(self, model: keras.Model) -> None:
         """Raise an error if no single process can read all variables of a model at one moment."""

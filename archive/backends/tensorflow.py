@@ -27,6 +27,16 @@ _AT_ONCE = 500
 _STRING_BYTES = 24
 
 
+# A trace reads the very variables that training changes.
+reads_live_values = True
+
+# Keras's archive has options for JAX only.
+ignored_options: frozenset[str] = frozenset()
+
+# A variable may be spread over workers, which then read it together.
+reads_together = True
+
+
 def stored(variable: keras.Variable) -> Any:
     """The `tf.Variable` inside a Keras variable.
 
@@ -36,14 +46,33 @@ def stored(variable: keras.Variable) -> Any:
     return variable.value
 
 
+def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
+    """The trace of the function, which runs much faster than its Python code."""
+    flat = tf.nest.flatten(args)
+    return lambda: trace(*flat)
+
+
+def refresh(variables: Sequence[Any]) -> None:
+    """Do nothing. `stored` returned the live variables."""
+
+
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
     """A reader of mutable tables and of `tf.Variable`s, including distributed ones."""
     return StateReader(variables, tables)
 
 
-def steps_taken(optimizer: keras.Optimizer) -> int:
-    """The number of steps that an optimizer has taken."""
-    return int(optimizer.iterations.numpy())
+def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+    """The function itself, because Keras computes with TensorFlow."""
+    return fn
+
+
+def synchronize(model: keras.Model) -> None:
+    """Do nothing. TensorFlow variables always have their current values."""
+
+
+def steps_taken(model: keras.Model) -> int:
+    """The number of steps that the optimizer of a model has taken."""
+    return int(model.optimizer.iterations.numpy())
 
 
 def check_distribution(model: keras.Model) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from .._tensorflow import concrete_functions, saved_traces
+from ..backends.backend import current_backend
 from ..errors import ExportError, ExportValueError, error_like
 from .outputs import check_outputs, flat_outputs
 
@@ -97,7 +98,7 @@ def _function(name: str, fn: Any, signature: Any) -> Any:
     """A `tf.function` that computes `fn`, or `fn` itself if its owner has traced it."""
     if signature is not None:
         try:
-            return tf.function(fn, input_signature=signature, autograph=False)
+            return _traceable(fn, signature)
         except (TypeError, ValueError) as error:
             raise _misfit(name, signature, error) from error
     if not isinstance(fn, tf.types.experimental.GenericFunction):
@@ -115,6 +116,11 @@ def _function(name: str, fn: Any, signature: Any) -> Any:
     return fn
 
 
+def _traceable(fn: Any, signature: Any) -> Any:
+    function = current_backend().traceable(fn, signature)
+    return tf.function(function, input_signature=signature, autograph=False)
+
+
 def _misfit(name: str, signature: Any, error: Exception, hint: str = "") -> ExportError:
     given = "" if signature is None else f" with input_signature={signature}"
     return error_like(error)(
@@ -129,7 +135,7 @@ def _hint(fn: Any, signature: Any) -> str:
     if signature is None or fixed == signature:
         return ""
     try:
-        tf.function(fn, input_signature=fixed, autograph=False).get_concrete_function()
+        _traceable(fn, fixed).get_concrete_function()
     except Exception:
         return ""
     return (

@@ -7,7 +7,7 @@ them while the variables are those of the snapshot; `compare` asks the artifact.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..backends.backend import current_backend
 from ..errors import ExportValueError, ParityError
 from ..graph.endpoint import Endpoint
 from ..graph.host_state import find_host_state
@@ -47,34 +48,45 @@ class _Call:
     arguments: Arguments
     resolution: float
     moves_seeds: bool
+    program: Callable[[], Any] | None = None
     watched: Watched | None = None
 
     def expected(self) -> list[Expected]:
-        is_as_traced = self.watched is not None and self.watched.is_unchanged()
-        outputs = self.traced() if is_as_traced else self.live()
+        is_as_before = self.watched is not None and self.watched.is_unchanged()
+        outputs = self.again() if is_as_before else self.live()
         return [
             Expected(name, self.arguments.inputs, outputs, self.resolution) for name in self.names
         ]
 
     def live(self) -> dict[str, Any]:
         """What the endpoint's function computes; the model's seeds stay where they are."""
+        if _is_of_tensorflow(self.signature.endpoint):
+            current_backend().refresh(self.signature.trace.variables)
         with keras.StatelessScope() if self.moves_seeds else nullcontext():
             return _arrays(self._returned())
 
-    def traced(self) -> dict[str, Any]:
-        """What the traced function computes, which is much faster."""
-        return _arrays(self.signature.trace(*tf.nest.flatten(self.arguments.sent)))
+    def again(self) -> dict[str, Any]:
+        """What the function computes, by a program, which is much faster."""
+        if self.program is None:
+            fn, _ = _called(self.signature.endpoint)
+            backend, sent = current_backend(), self.arguments.sent
+            self.program = backend.program(fn, self.signature.trace, sent)
+        return _arrays(self.program())
 
     def _returned(self) -> Any:
-        arguments = self.arguments
-        fn, _ = _called(self.signature.endpoint)
-        if arguments.are_equal:
-            return fn(*arguments.live)
+        endpoint = self.signature.endpoint
+        fn, _ = _called(endpoint)
+        live, sent = (
+            args if _is_of_tensorflow(endpoint) else tf.nest.map_structure(_as_array, args)
+            for args in (self.arguments.live, self.arguments.sent)
+        )
+        if self.arguments.are_equal:
+            return fn(*live)
         try:
-            return fn(*arguments.live)
+            return fn(*live)
         except Exception:
             # A function of TensorFlow's operations may take one dtype only.
-            return fn(*arguments.sent)
+            return fn(*sent)
 
 
 class Watched:
@@ -139,11 +151,12 @@ class Probe:
 
     def _call(self, signature: Signature) -> _Call | str:
         """A call of a signature, or why it cannot be compared."""
-        nodes = operations(signature.trace)
+        nodes, reads_live = operations(signature.trace), current_backend().reads_live_values
         if problem := _obstacle(signature.trace):
             return problem
         moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
-        if moves_state and not self._moves_seeds_in_vain(signature):
+        # Some move seeds of which no output depends: recurrent layers with dropout, say.
+        if moves_state and reads_live and not self._uses_no_seed(signature):
             return _NO_INFERENCE
         try:
             found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
@@ -152,21 +165,39 @@ class Probe:
                 f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
                 f"{error}"
             )
-        call = _Call(signature, [], found, resolution_of(dtypes(nodes)), moves_state)
+        call = _Call(signature, [], found, _resolution(signature, nodes), moves_state)
+        if moves_state and not reads_live and not self._depends_on_no_seed(call):
+            return _NO_INFERENCE
         fn = signature.endpoint.fn
         is_plain = found.are_equal and not moves_state and isinstance(fn, ModelCall)
         if is_plain and (state := find_host_state([fn])).is_of_keras:
             expected = Expected(signature.endpoint.name, found.inputs, call.live(), call.resolution)
             with suppress(ParityError):
-                compare(expected, call.traced())
+                compare(expected, call.again())
                 call.watched = Watched(state.layers)
         return call
 
-    def _moves_seeds_in_vain(self, signature: Signature) -> bool:
-        """Whether all that an endpoint changes is seeds, of which its outputs do not depend.
+    def _depends_on_no_seed(self, call: _Call) -> bool:
+        """Whether a function that TensorFlow cannot look into returns the same with other seeds."""
+        if _is_of_tensorflow(call.signature.endpoint):
+            # Each call moves the seeds of the mirrors. Those of the model stay.
+            return _are_equal(call.live(), call.live())
+        fn, _ = _called(call.signature.endpoint)
+        args = tf.nest.map_structure(_as_array, call.arguments.sent)
+        seeds = self._graph.host_state.seeds
+        outputs = []
+        for offset in (0, 1):
+            with keras.StatelessScope([(seed, seed.value + offset) for seed in seeds]) as scope:
+                outputs.append(_arrays(fn(*args)))
+                if not set(scope.state_mapping) <= set(map(id, seeds)):
+                    return False
+        return _are_equal(*outputs)
 
-        Recurrent layers with dropout do that. Traced in a scope of Keras's, a function
-        leaves Keras's variables alone, and the scope tells which it would have changed.
+    def _uses_no_seed(self, signature: Signature) -> bool:
+        """Whether no operation that leads to an output draws, and only seeds are changed.
+
+        Traced in a scope of Keras's, a function leaves Keras's variables alone, and the
+        scope tells which it would have changed.
         """
         fn, specs = _called(signature.endpoint)
         if specs is None:
@@ -179,6 +210,25 @@ class Probe:
             if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
+
+
+def _resolution(signature: Signature, nodes: Sequence[Any]) -> float:
+    """That of the coarsest floats: of its operations, and of the layers in a module of JAX."""
+    found = dtypes(nodes)
+    if not _is_of_tensorflow(signature.endpoint):
+        layers = find_host_state([signature.endpoint.fn]).layers
+        found |= {tf.as_dtype(layer.compute_dtype).as_datatype_enum for layer in layers}
+    return resolution_of(found)
+
+
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _is_of_tensorflow(endpoint: Endpoint) -> bool:
+    """Whether TensorFlow's operations compute the endpoint, and not a module of JAX."""
+    is_function = isinstance(endpoint.fn, tf.types.experimental.GenericFunction)
+    return is_function or current_backend().reads_live_values
 
 
 def _called(endpoint: Endpoint) -> tuple[Any, Any]:
@@ -211,6 +261,10 @@ def _arrays(returned: Any) -> dict[str, Any]:
         name: np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
         for name, value in named_outputs(returned).items()
     }
+
+
+def _as_array(item: Any) -> Any:
+    return item.numpy() if isinstance(item, tf.Tensor) else item
 
 
 def _specs(trace: Any) -> tuple[Any, ...]:

@@ -16,6 +16,9 @@ from typing import Any
 
 from .variable_index import VariableInfo
 
+# Backends count in integers of different widths. Steps have 64 or 32 bits, seeds may lack a sign.
+_INTEGER = re.compile(r"u?int\d+")
+
 # The number that Keras adds to a layer's name if the name was used before, in a variable's path.
 _COUNT = re.compile(r"_\d+(?=[/_]|$)")
 
@@ -149,7 +152,7 @@ def _roles(infos: Sequence[VariableInfo], model: Sequence[VariableInfo]) -> list
         prefix = next((prefix for prefix in longest if name.startswith(prefix)), "")
         owner = _uncounted(owners[-1]) if owners and name == "iteration" else None
         role = _uncounted(name.removeprefix(prefix))
-        roles.append((owner, prefixes.get(prefix), role, info.shape, info.dtype))
+        roles.append((owner, prefixes.get(prefix), role, info.shape, _dtype(info)))
     return roles
 
 
@@ -158,7 +161,11 @@ def _differ(a: VariableInfo, b: VariableInfo) -> bool:
 
 
 def _kind(info: VariableInfo) -> tuple[Any, ...]:
-    return _uncounted(info.path.split("/")[-1]), info.shape, info.dtype
+    return _uncounted(info.path.split("/")[-1]), info.shape, _dtype(info)
+
+
+def _dtype(info: VariableInfo) -> str:
+    return _INTEGER.sub("integer", info.dtype)
 
 
 def _uncounted(path: str) -> str:

@@ -43,7 +43,7 @@ def state(model: Any) -> list[Any]:
     """Return the values of all variables of a model and its optimizer, as arrays."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.variables, *(optimizer.variables if optimizer else ())]
-    return [variable.numpy() for variable in variables]
+    return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
 
 def assert_equal_state(one: list[Any], other: list[Any]) -> None:

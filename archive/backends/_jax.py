@@ -1,0 +1,84 @@
+"""The calls into JAX and Keras's JAX trainer that have no public way, and the reason for each.
+
+Tried with JAX 0.10.2 and Keras 3.15; `tests/jax/test_private_calls.py` fails when one of
+them moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import keras
+from jaxlib.mlir.dialects import stablehlo
+
+from ..errors import ExportError
+
+# The newest version of StableHLO that TensorFlow 2.20 and 2.21 can read.
+STABLEHLO = "1.8.0"
+
+
+def portable_artifact(exported: Any) -> bytes:
+    """The module of a `jax.export.Exported`, as TensorFlow can read it.
+
+    `mlir_module_serialized` is public, and from JAX 0.11.2 on of a newer version than
+    TensorFlow reads. No public way serializes for a chosen version.
+    """
+    artifact = stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO)
+    return bytes(artifact)
+
+
+def synchronize(model: keras.Model) -> None:
+    """Give the variables of a model in training their values.
+
+    While `fit` runs, the trainer has the values, and the variables have none. Keras
+    does this itself wherever a callback asks for its `model`; a loop may not.
+    """
+    sync = getattr(model, "jax_state_sync", None)
+    if sync is not None:
+        sync()
+
+
+def trained_steps(model: keras.Model) -> Any | None:
+    """`optimizer.iterations` as the trainer has it, or None outside `fit`.
+
+    To synchronize all variables for one number would take a millisecond a batch.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not state or getattr(model, "_jax_state_synced", True):
+        return None
+    variables = state.get("optimizer_variables")
+    if not variables:
+        return None
+    # Scalars only: `iterations` may be computed from a count of batches.
+    pairs = zip(model.optimizer.variables, variables, strict=True)
+    counts = [(variable, value) for variable, value in pairs if not variable.shape]
+    with keras.StatelessScope(counts):
+        return keras.ops.convert_to_tensor(model.optimizer.iterations)
+
+
+def is_compiled(fn: Any) -> bool:
+    """Whether `jax.jit` returned a function. Its class has no public name."""
+    return isinstance(fn, type(_compiled))
+
+
+@jax.jit
+def _compiled() -> None:
+    pass
+
+
+def held_array(variable: keras.Variable) -> Any:
+    """The array in a variable. `variable.value` may be cast, or another one in a scope.
+
+    Raises:
+        ExportError: If the variable has no array.
+    """
+    array = variable._value
+    if array is None or (isinstance(array, jax.Array) and array.is_deleted()):
+        raise ExportError(
+            f"Variable '{variable.path}' has no value now, because a training step has taken its "
+            "array. Assign what the step returned before you export, as in "
+            "`for variable, value in zip(model.trainable_variables, values): "
+            "variable.assign(value)`."
+        )
+    return array

@@ -1,0 +1,7 @@
+"""The tests here need Keras on JAX: `KERAS_BACKEND=jax pytest tests/jax`."""
+
+from __future__ import annotations
+
+import keras
+
+collect_ignore_glob = [] if keras.backend.backend() == "jax" else ["test_*.py"]
