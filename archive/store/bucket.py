@@ -1,0 +1,458 @@
+"""Versions in a bucket: files are uploaded elsewhere, copied inside the store, the graph last.
+
+A version appears when its ``saved_model.pb`` is created, under a claim to its
+number (see `claims`). Until then a server that lists the bucket sees a number
+without a graph, for as long as copies inside the store take.
+
+Below the base directory, beside the versions: ``.claims/<number>``,
+``.staging/<id>/`` with what a writer has uploaded, and ``.removed/<number>``
+while a version is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..errors import StorageError
+from .claims import (
+    CLAIMS,
+    REMOVALS,
+    STAGING,
+    Claim,
+    Claims,
+    LostClaimError,
+    numbered,
+)
+from .cloud import (
+    PART,
+    Bucket,
+    ChangedError,
+    Entry,
+    Seen,
+    UnreachableError,
+    UnreadableKeyError,
+    bucket_at,
+    side_by_side,
+)
+from .files import FileInfo, FileStat, relative_files
+from .remote import RemotePath
+from .staging import temporary_workspace
+from .versions import SAVED_MODEL, Numbers, claimed, parse
+
+# How often a writer that was taken for dead begins anew.
+_ATTEMPTS = 5
+
+
+class BucketFiles:
+    """What is below a key; a `Files`.
+
+    Args:
+        root: the URL.
+        bucket: where it is.
+        key: what the URL stands for there, with a slash at the end; empty for all of it.
+        listed: what is there, if that is known, by relative path.
+    """
+
+    def __init__(
+        self,
+        root: RemotePath,
+        bucket: Bucket,
+        key: str,
+        listed: Mapping[str, Entry] | None = None,
+    ) -> None:
+        self.root = root
+        self._bucket, self._key, self._listed = bucket, key, listed
+
+    def at(self, name: str) -> BucketFiles:
+        """What is below a directory in this one."""
+        below = None
+        if self._listed is not None:
+            below = {
+                path.removeprefix(f"{name}/"): entry
+                for path, entry in self._listed.items()
+                if path.startswith(f"{name}/")
+            }
+        return BucketFiles(self.root / name, self._bucket, f"{self._key}{name}/", below)
+
+    def names(self) -> list[str]:
+        """What is in the directory."""
+        directories, entries = self._bucket.children(self._key.rstrip("/"))
+        return sorted(directories | {self._relative(entry) for entry in entries})
+
+    def files(self) -> list[str]:
+        """Everything below the directory, by relative path."""
+        if self._listed is not None:
+            return list(self._listed)
+        return [self._relative(entry) for entry in self._bucket.list(self._key.rstrip("/"))]
+
+    def stat(self, name: str) -> FileStat | None:
+        """Size and identity of a file, by relative path; None if there is none."""
+        if self._listed is not None:
+            entry = self._listed.get(name)
+        else:
+            entry = self._bucket.head(f"{self._key}{name}")
+        return None if entry is None else FileStat(entry.size, entry.identity)
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The contents of a file, from its beginning."""
+        return self._bucket.blocks(f"{self._key}{name}")
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Give a local file, which does not exist, the same contents."""
+        blocks = self.blocks(name)
+        first = next(blocks, b"")  # It is there; else nothing is made.
+        with open(target, "xb") as file:
+            file.write(first)
+            for block in blocks:
+                file.write(block)
+
+    def _relative(self, entry: Entry) -> str:
+        return entry.key.removeprefix(self._key)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A file of a version that this process has published, as it is in the store."""
+
+    key: str
+    entry: Entry
+
+
+class BucketStore(BucketFiles):
+    """Versions below a URL; a `Store`.
+
+    Args:
+        url: such as ``s3://bucket/served``.
+
+    Raises:
+        ExportError: the URL cannot be used, or obstore is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        bucket, key = bucket_at(url)
+        super().__init__(RemotePath(url), bucket, f"{key}/" if key else "")
+        self._claims = Claims(bucket, self._key)
+        self._numbers = Numbers()
+        self._sent: dict[FileInfo, _Sent] = {}
+
+    def check(self) -> None:
+        """Raise unless versions can be published here, safely for several writers."""
+        if self._bucket in _probed:
+            return
+        key = f"{self._key}{STAGING}/probe-{uuid.uuid4().hex}/probe"
+        created = self._bucket.create(key, b"first")
+        try:
+            is_kept = self._bucket.create(key, b"second") is None
+            if created is None or not is_kept or not self._is_compared(key, created):
+                raise StorageError(
+                    f"'{self._bucket.url}' does not honour conditional writes (If-None-Match, "
+                    "If-Match): several writers would overwrite each other's versions. Use a "
+                    "store that honours them, as S3, Google Cloud Storage and Azure do, or a "
+                    "mounted directory."
+                )
+            self._bucket.read(key)
+            self._bucket.list(f"{self._key}{STAGING}")
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self._bucket.delete([key])
+            raise
+        self._bucket.delete([key])
+        _probed.add(self._bucket)
+
+    def _is_compared(self, key: str, created: Seen) -> bool:
+        """Whether the store replaces an object only if it is what was seen."""
+        self._bucket.replace(key, b"third", created)
+        try:
+            self._bucket.replace(key, b"fourth", created)
+        except ChangedError:
+            return True
+        return False
+
+    def local_path(self, version: int) -> None:
+        """None: nothing there can be linked."""
+
+    def names(self) -> list[str]:
+        """What is in the base directory, but for what only writers need."""
+        names = [name for name in super().names() if name not in (CLAIMS, STAGING, REMOVALS)]
+        self._numbers.see(names)
+        return names
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions that are there to stay, in any order."""
+        return sorted(self.listed().versions)
+
+    def has(self, version: int) -> bool:
+        """Whether there is this version."""
+        try:
+            there = self._bucket.list(f"{self._key}{version}")
+        except UnreadableKeyError:
+            return True  # `verify` says why it cannot be read.
+        is_whole = any(self._relative(entry) == f"{version}/{SAVED_MODEL}" for entry in there)
+        if not there or self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
+            return False
+        # What has no graph is none of ours, and nobody's work that is under way.
+        return not (self._claims.is_buried if is_whole else self._claims.has)(version)
+
+    def listed(self) -> Listed:
+        """All that is there now, by one listing, which many files can be looked up in."""
+        try:
+            entries = self._bucket.list(self._key.rstrip("/"))
+        except UnreadableKeyError:
+            names = self.names()
+            return Listed(self, [number for number in map(parse, names) if number and self.has(number)])
+        by_path = {self._relative(entry): entry for entry in entries}
+        tops = {path.partition("/")[0] for path in by_path}
+        self._numbers.see(tops)
+        claims = numbered(
+            {path.partition("/")[2]: by_path[path] for path in by_path if _is_in(CLAIMS, path)}
+        )
+        removed = {path.partition("/")[2] for path in by_path if _is_in(REMOVALS, path)}
+        directories = {path.partition("/")[0] for path in by_path if "/" in path}
+        versions = []
+        for name in directories:
+            number = parse(name)
+            if number is None or name in removed or number in claims.graves:
+                continue
+            if f"{name}/{SAVED_MODEL}" in by_path or (number not in claims.live and self.has(number)):
+                versions.append(number)
+        return Listed(self, versions, by_path)
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A local directory to write a version in."""
+        self.sweep()
+        with temporary_workspace() as space:
+            yield space.stage()
+
+    def commit(
+        self,
+        staged: Path,
+        finish: Callable[[int], None],
+        known: Mapping[str, FileInfo] | None = None,
+    ) -> int:
+        """Upload a complete staged directory as the next version, and return its number.
+
+        Args:
+            staged: the complete version.
+            finish: as for `Store.commit`.
+            known: digests of files in `staged`. What this store has published before,
+                and still holds unchanged, is copied there and not sent again.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._commit(staged, finish, known or {})
+            except LostClaimError:
+                if attempt == _ATTEMPTS:
+                    break
+        raise StorageError(
+            f"Nothing could be published in '{self.root}': other writers took this one for dead "
+            f"{_ATTEMPTS} times, because the store did not hear from it for long."
+        )
+
+    def _commit(
+        self, staged: Path, finish: Callable[[int], None], known: Mapping[str, FileInfo]
+    ) -> int:
+        with self._claims.corner() as corner:
+            before = _stats(staged)
+            sources = self._upload(staged, before.keys() - {SAVED_MODEL}, corner, known)
+            with self._claims.claimed(self._numbers, super().names) as claim:
+                finish(claim.number)
+                after = _stats(staged)
+                # What `finish` wrote was not sent yet.
+                sources = {
+                    name: key for name, key in sources.items() if after.get(name) == before[name]
+                }
+                self._put_in_place(staged, after, sources, claim)
+                self._numbers.see([str(claim.number)])
+        self._remember(claim.number, known)
+        return claim.number
+
+    def _upload(
+        self, staged: Path, names: set[str], corner: str, known: Mapping[str, FileInfo]
+    ) -> dict[str, str]:
+        """Send files to where no server looks, or find them in the store; their keys, by name."""
+        sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
+        left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
+        large = [name for name, size in left.items() if size > PART]
+        # One of them fills the memory that uploads may take, so one at a time.
+        for group, width in ((large, 1), (left.keys() - set(large), 4)):
+            side_by_side(
+                [partial(self._bucket.put, f"{corner}/{name}", staged / name) for name in group],
+                width,
+            )
+        return sources | {name: f"{corner}/{name}" for name in left}
+
+    def _unchanged(self, info: FileInfo | None) -> str | None:
+        """The key of the same contents in the store, if nobody has touched them."""
+        sent = self._sent.get(info) if info is not None else None
+        if sent is None:
+            return None
+        now = self._bucket.head(sent.key)
+        return sent.key if now is not None and now == sent.entry else None
+
+    def _put_in_place(
+        self, staged: Path, names: Mapping[str, tuple[int, ...]], sources: Mapping[str, str], claim: Claim
+    ) -> None:
+        target = f"{self._key}{claim.number}/"
+        graph = f"{target}{SAVED_MODEL}"
+        try:
+            side_by_side(
+                [
+                    partial(self._place, staged / name, sources.get(name), target + name)
+                    for name in names.keys() - {SAVED_MODEL}
+                ]
+            )
+            self._confirm(staged, target, names.keys() - {SAVED_MODEL})
+            claim.check()
+            if self._bucket.create(graph, (staged / SAVED_MODEL).read_bytes()) is None:
+                raise _TakenError  # Another program puts a model there.
+            self._confirm_claim(staged, target, names, claim)
+        except _TakenError:
+            raise
+        except BaseException:
+            claim.is_kept = True  # Until all is removed, which others do if we cannot.
+            self._claims.clear(claim.number)
+            claim.is_kept = False
+            raise
+
+    def _place(self, local: Path, source: str | None, target: str) -> None:
+        if source is not None:
+            try:
+                self._bucket.copy(source, target)
+                return
+            except UnreachableError:
+                raise
+            except (FileNotFoundError, StorageError):
+                pass  # It cannot be copied, or is gone by now; then it is sent.
+        self._bucket.put(target, local)
+
+    def _confirm(self, staged: Path, target: str, names: set[str]) -> None:
+        """Raise unless files are where they were put, in full."""
+        there = {entry.key: entry.size for entry in self._bucket.list(target.rstrip("/"))}
+        for name in names:
+            if there.get(target + name) != os.path.getsize(staged / name):
+                raise StorageError(
+                    f"'{self._bucket.url}/{target}{name}' is not as long as it was written."
+                )
+
+    def _confirm_claim(
+        self, staged: Path, target: str, names: Mapping[str, object], claim: Claim
+    ) -> None:
+        """Raise unless nobody took this writer for dead before the version was there."""
+        try:
+            claim.beat()
+        except LostClaimError:
+            if self._claims.has(claim.number):
+                raise  # There is a gravestone.
+            # One that sweeps may have seen the version, and removed a claim that has no use.
+            try:
+                self._confirm(staged, target, set(names))
+            except StorageError:
+                raise LostClaimError from None
+
+    def _remember(self, version: int, known: Mapping[str, FileInfo]) -> None:
+        """What was published, to be copied by the next versions."""
+        target = f"{self._key}{version}/"
+        with contextlib.suppress(StorageError):
+            there = {entry.key: entry for entry in self._bucket.list(target.rstrip("/"))}
+            self._sent = {
+                info: _Sent(target + name, there[target + name])
+                for name, info in known.items()
+                if target + name in there
+            }
+
+    def remove(self, version: int) -> None:
+        """Remove a version; from the first moment on it is none any more."""
+        if not self.has(version):
+            raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
+        if version >= self._highest():
+            self._claims.bury(version)  # No higher number tells that it is taken.
+        self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
+        self._complete_removal(str(version))
+
+    def _complete_removal(self, name: str) -> None:
+        number = parse(name)
+        if number is not None:
+            self._claims.clear(number)
+        self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
+
+    def sweep(self) -> None:
+        """Complete removals, bury dead writers, and delete what they uploaded."""
+        kinds = [
+            partial(self._bucket.list, f"{self._key}{name}") for name in (REMOVALS, STAGING, CLAIMS)
+        ]
+        removals, staged, claims_there = side_by_side(kinds)
+        for entry in removals:
+            self._complete_removal(self._relative(entry).partition("/")[2])
+        claims = numbered(
+            {self._relative(entry).partition("/")[2]: entry for entry in claims_there}
+        )
+        self._claims.bury_dead(claims)
+        self._claims.sweep_corners(staged)
+        self._sweep_graves(claims.graves)
+
+    def _highest(self) -> int:
+        """The highest number that is taken."""
+        return max((claimed(name) or 0 for name in super(BucketStore, self).names()), default=0)
+
+    def _sweep_graves(self, graves: set[int]) -> None:
+        if not graves:
+            return
+        highest = max(self._highest(), *graves)
+        for number in graves:
+            self._claims.clear(number)  # Its writer may have gone on for a moment.
+            if number < highest:
+                self._claims.forget(number)
+
+
+class _TakenError(LostClaimError):
+    """Somebody who knows of no claims has written a version with the number that is claimed."""
+
+
+class Listed(BucketFiles):
+    """A base directory as it was listed; a `Files`.
+
+    Attributes:
+        versions: the numbers of the versions.
+    """
+
+    def __init__(
+        self, store: BucketStore, versions: list[int], listed: Mapping[str, Entry] | None = None
+    ) -> None:
+        super().__init__(store.root, store._bucket, store._key, listed)
+        self.versions = versions
+        self._directories: dict[str, dict[str, Entry]] = {}
+        for path, entry in (listed or {}).items():
+            top, _, below = path.partition("/")
+            self._directories.setdefault(top, {})[below] = entry
+
+    def at(self, name: str) -> BucketFiles:
+        """What is below a directory in this one."""
+        if self._listed is None:
+            return super().at(name)
+        return BucketFiles(
+            self.root / name, self._bucket, f"{self._key}{name}/", self._directories.get(name, {})
+        )
+
+
+# The buckets that honour conditions.
+_probed: set[Bucket] = set()
+
+
+def _is_in(directory: str, path: str) -> bool:
+    return path.startswith(f"{directory}/")
+
+
+def _stats(root: Path) -> dict[str, tuple[int, ...]]:
+    """Every file below a directory, with what tells it from what is written there later."""
+    found = {}
+    for name in relative_files(root):
+        status = os.lstat(root / name)
+        found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
