@@ -34,9 +34,10 @@ from .state.variable_index import (
     read_index,
     read_layers,
 )
-from .store.directory import ExportDirectory, version_problems
-from .store.paths import absolute_path
+from .store.directory import ExportDirectory
 from .store.remote import VersionPath
+from .store.store import absolute_path
+from .store.verify import version_problems
 
 _NO_OPTIMIZER = (
     "\nThe version holds no state of an optimizer. Register it in your `endpoints`, "

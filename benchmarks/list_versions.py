@@ -21,6 +21,7 @@ import keras
 
 from keras_export_callbacks import Exporter, ExportRecord
 from keras_export_callbacks.archive.store.record import MANIFEST, read_record
+from keras_export_callbacks.archive.store.store import open_store
 
 VERSIONS = (1_000, 10_000)
 RUNS = 11
@@ -68,7 +69,7 @@ def _load(paths: list[Path]) -> None:
 
 def _read(paths: list[Path]) -> None:
     for path in paths:
-        read_record(path)
+        read_record(open_store(path))
 
 
 def _run(command: list[str | Path | None]) -> None:

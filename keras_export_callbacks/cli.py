@@ -25,10 +25,10 @@ from . import texts
 from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
 from .archive.store.directory import ExportDirectory
 from .archive.store.objective import Mode
-from .archive.store.paths import version_path
 from .archive.store.record import WARMUP, ExportRecord
 from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy
+from .archive.store.store import version_path
 
 
 class _Group(click.Group):
@@ -422,13 +422,14 @@ def _printable(content: str) -> str:
 
 def _shared(base: ExportDirectory, record: ExportRecord) -> str:
     """What a version has in common with others, whose files are links to the same bytes."""
-    if not isinstance(record.path, Path):
+    path = base.store.local_path(record.version)
+    if path is None:
         return ""
-    own = _inodes(record.path)
+    own = _inodes(path)
     shared = []
     for version in base.versions():
         if version != record.version:
-            common = own.keys() & _inodes(record.path.with_name(str(version))).keys()
+            common = own.keys() & _inodes(path.with_name(str(version))).keys()
             size = sum(own[inode] for inode in common)
             shared += [f"{texts.size(size)} with {version}"] if size else []
     return ", ".join(shared[-5:])

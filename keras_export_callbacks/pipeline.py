@@ -19,7 +19,6 @@ from .archive.errors import ExportError
 from .archive.state.models import check_model
 from .archive.store.directory import ExportDirectory
 from .archive.store.objective import Objective
-from .archive.store.paths import check_base_dir
 from .archive.store.record import ExportRecord, TrialInfo, Weights
 from .archive.store.retention import as_policy
 from .metrics import description, finite_scalars, scalar
@@ -53,7 +52,7 @@ class Pipeline:
         options: ExportOptions,
         trial: TrialInfo | None = None,
     ) -> None:
-        check_base_dir(directory.path)
+        directory.store.check()
         self._backend = current_backend()
         check_model(model, "model=")
         self._backend.check_distribution(model)

@@ -6,7 +6,6 @@ write in staging → compare with the model → publish → retention → events
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 import warnings
@@ -21,12 +20,12 @@ from typing import Literal
 from . import texts
 from .archive.errors import ExportError, SupersededError
 from .archive.parity.compare import check
-from .archive.store.directory import ExportDirectory, publish_record, version_problems
-from .archive.store.files import FileInfo, KnownFile, names_in
+from .archive.store.directory import ExportDirectory
+from .archive.store.files import FileInfo, KnownFile
 from .archive.store.objective import Objective
-from .archive.store.publish import Workspace
+from .archive.store.publish import publish_record
 from .archive.store.record import WARMUP, ExportRecord, ParityInfo, TrialInfo, Weights
-from .archive.store.versions import Numbers
+from .archive.store.verify import version_problems
 from .archive.writer import Reuse, Written, write
 from .options import ExportOptions
 from .state import State, as_export_error
@@ -107,12 +106,10 @@ class Publisher:
         self._in_flight: list[Request] = []
         self._told: set[str] = set()
         self._last_size = 0
-        self._space: Workspace | None = None
-        self._numbers = Numbers()
-        with suppress(OSError):  # There is no directory yet.
-            self._numbers.see(names_in(directory.path))
+        with suppress(OSError):  # It cannot be read yet; else the store knows what is taken.
+            directory.store.names()
         self._reuse = Reuse()
-        self._worker: Worker[ExportRecord] = Worker(options.background, self._idle, ROOM)
+        self._worker: Worker[ExportRecord] = Worker(options.background, lambda: None, ROOM)
         self._summaries = self._summary_writer()
 
     def wait_for_room(self) -> None:
@@ -186,8 +183,7 @@ class Publisher:
     def _summary_writer(self) -> SummaryWriter | None:
         if self._options.log_dir is None:
             return None
-        path = self._directory.path
-        base_dir = str(path.resolve() if isinstance(path, Path) else path)
+        base_dir = str(self._directory.path.resolve())
         # Of a trial: the directories of the search, the trial, and the execution.
         parts, values = (3, self._trial.hyperparameters) if self._trial else (1, None)
         return SummaryWriter(self._options.log_dir, base_dir, parts, values)
@@ -210,9 +206,8 @@ class Publisher:
         return record
 
     def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
-        base_dir = self._directory.path
-        staged = self._stage()
-        try:
+        store = self._directory.store
+        with store.stage() as staged:
             written = write(state.snapshot, staged, self._reusable())
             parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
@@ -221,15 +216,12 @@ class Publisher:
             record = publish_record(
                 staged,
                 record,
-                base_dir,
+                store,
                 snapshot_time,
                 check=lambda: self._check(request, record),
-                numbers=self._numbers,
             )
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(record.path, Path):
-            self._reuse = written.at(record.path)
+        if published := store.local_path(record.version):
+            self._reuse = written.at(published)
         return record
 
     def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
@@ -257,15 +249,6 @@ class Publisher:
             **(vars(self._trial) if self._trial else {}),
         )
 
-    def _stage(self) -> Path:
-        """An empty directory to write a version in."""
-        if self._space is not None:
-            with suppress(FileNotFoundError):  # The base directory was removed meanwhile.
-                return self._space.stage()
-            self._idle()
-        self._space = Workspace(self._directory.path)
-        return self._space.stage()
-
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise if what others have published meanwhile makes a version superfluous."""
         if not request.why.is_wanted():
@@ -288,7 +271,9 @@ class Publisher:
     def _sound_version(self) -> ExportRecord | None:
         """The newest version that files can be linked from, if nothing is wrong with it."""
         record = self._directory.latest()
-        if record is None or record.is_newer or not isinstance(record.path, Path):
+        if record is None or record.is_newer:
+            return None
+        if self._directory.store.local_path(record.version) is None:
             return None
         return None if version_problems(record.path) else record
 
@@ -326,13 +311,6 @@ class Publisher:
         failure = as_export_error(what, error)
         self._on_failure(failure)
         return failure
-
-    def _idle(self) -> None:
-        """Leave no staging behind while there is nothing to write."""
-        if self._space is not None:
-            with suppress(Exception):  # What is left there the next writer sweeps.
-                self._space.close()
-            self._space = None
 
 
 class _PublishedBeforeError(SupersededError):

@@ -14,7 +14,8 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from . import texts
-from .archive.store.paths import check_base_dir, is_url, path_text
+from .archive.store.local import check_directory
+from .archive.store.paths import is_url, path_text
 from .archive.store.record import ExportRecord, Scalar
 
 # TensorBoard smooths every chart, and a summary cannot tell it not to.
@@ -150,7 +151,7 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     if is_url(text):
         return text
     path = Path(os.path.abspath(text))
-    check_base_dir(path, "log_dir")
+    check_directory(path, "log_dir")
     return str(path)
 
 

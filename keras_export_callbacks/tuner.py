@@ -15,10 +15,9 @@ import keras_tuner
 
 from .archive.errors import ExportError, ExportTypeError, VersionNotFoundError
 from .archive.store.directory import ExportDirectory
-from .archive.store.files import names_in
-from .archive.store.paths import absolute_path
 from .archive.store.record import ExportRecord, TrialInfo
 from .archive.store.remote import VersionPath
+from .archive.store.store import absolute_path, open_store
 from .callbacks.base import ExportCallback
 
 
@@ -208,8 +207,5 @@ def _next_attempt(base_dir: VersionPath, trial_id: str) -> int:
 
 def _executions(base_dir: VersionPath, trial_id: str) -> Iterator[VersionPath]:
     trial = base_dir / f"trial_{trial_id}"
-    try:
-        names = sorted(names_in(trial))
-    except FileNotFoundError:
-        return
+    names = sorted(open_store(trial).names())
     yield from (trial / name for name in names if name.startswith("execution_"))

@@ -13,33 +13,119 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ..errors import StorageError
-from .files import relative_files
+from ..errors import ExportValueError, StorageError
+from .files import BLOCK, FileStat, relative_files
 from .remote import RemotePath
-from .versions import Numbers, parse
+from .staging import temporary_workspace
+from .versions import REMOVED, SAVED_MODEL, UNFINISHED, Numbers, is_marker, is_version, parse
 
-SAVED_MODEL = "saved_model.pb"
-
-# Markers in a version's directory; each writer has one of its own, that tells its machine.
-_UNFINISHED = ".unfinished-"
-_REMOVED = ".removed-"
-_OURS = f"{_UNFINISHED}{re.sub('[^A-Za-z0-9]', '-', platform.node())}-"
+# Each writer marks what it is writing with a marker of its own, that tells its machine.
+_OURS = f"{UNFINISHED}{re.sub('[^A-Za-z0-9]', '-', platform.node())}-"
 
 
-def is_version(names: Iterable[str]) -> bool:
-    """Whether a directory with these entries is a version that is there to stay."""
-    names = set(names)
-    if any(name.startswith(_REMOVED) for name in names):
-        return False
-    return SAVED_MODEL in names or (bool(names) and not any(map(is_marker, names)))
+class CopiedFiles:
+    """What is below a directory that `tf.io.gfile` reads; a `Files`.
+
+    Args:
+        root: the directory.
+    """
+
+    def __init__(self, root: RemotePath) -> None:
+        self.root = root
+
+    def at(self, name: str) -> CopiedFiles:
+        """A directory in this one."""
+        return CopiedFiles(self.root / name)
+
+    def names(self) -> list[str]:
+        """What is in the directory."""
+        try:
+            return self.root.names()
+        except FileNotFoundError:
+            return []
+
+    def files(self) -> list[str]:
+        """Every file below the directory, by relative path."""
+        return list(self.root.files())
+
+    def stat(self, name: str) -> FileStat | None:
+        """Size and identity of a file, None if there is none."""
+        try:
+            return (self.root / name).stat()
+        except FileNotFoundError:
+            return None
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The contents of a file, from its beginning."""
+        return (self.root / name).blocks(BLOCK)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Give a local file the same contents."""
+        (self.root / name).download(target)
 
 
-def is_marker(name: str) -> bool:
-    """Whether a file, by its path in a version's directory, is no part of the version."""
-    return "/" not in name and name.startswith((_UNFINISHED, _REMOVED))
+class CopyingStore(CopiedFiles):
+    """Versions at a URL, each copied there file by file; a `Store`."""
+
+    def __init__(self, root: RemotePath) -> None:
+        super().__init__(root)
+        self._numbers = Numbers()
+
+    def local_path(self, version: int) -> None:
+        """None: nothing there can be linked."""
+
+    def check(self) -> None:
+        """Raise unless TensorFlow can write there."""
+        try:
+            self.root.mkdir()
+        except OSError as error:
+            raise ExportValueError(
+                f"Received base_dir='{self.root}', where TensorFlow cannot write: {error}. "
+                "Expected a URL that `tf.io.gfile` can write to, or a local directory."
+            ) from error
+
+    def names(self) -> list[str]:
+        """What is in the base directory; numbers that are taken there are never given out."""
+        names = super().names()
+        self._numbers.see(names)
+        return names
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions that are there to stay, ascending."""
+        numbers = filter(None, map(parse, self.names()))
+        return sorted(number for number in numbers if self.has(number))
+
+    def has(self, version: int) -> bool:
+        """Whether there is this version."""
+        try:
+            return is_version((self.root / str(version)).names())
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A local directory to write a version in."""
+        self.root.mkdir()
+        self.sweep()
+        with temporary_workspace() as space:
+            yield space.stage()
+
+    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
+        """Copy a complete staged directory to the next version, and return its number."""
+        published = publish_by_copying(staged, self.root, finish, self._numbers)
+        self._numbers.see([published.name])
+        return int(published.name)
+
+    def remove(self, version: int) -> None:
+        """Delete a version."""
+        remove_in_place(self.root / str(version))
+
+    def sweep(self) -> None:
+        """Finish the removals that dead writers began."""
+        sweep_copies(self.root, is_alone=False)
 
 
 def publish_by_copying(
@@ -54,7 +140,7 @@ def publish_by_copying(
     Args:
         staged: the complete version.
         base_dir: where the version appears.
-        finish: as for `publish`.
+        finish: as for `Store.commit`.
         numbers: those that this writer has seen before.
         flush: called before the version appears, and once more after it.
 
@@ -87,8 +173,13 @@ def publish_by_copying(
 
 
 def remove_in_place(version_dir: RemotePath) -> None:
-    """Delete a version where it is; from the first step on it is none any more."""
-    (version_dir / f"{_REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
+    """Delete a version where it is; from the first step on it is none any more.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    version_dir.names()
+    (version_dir / f"{REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
     parts = [name for name in version_dir.names() if not is_marker(name)]
     parts.sort(key=lambda name: name != SAVED_MODEL)  # So that no server loads the rest.
     for path in [*(version_dir / name for name in parts), version_dir]:
@@ -110,7 +201,7 @@ def sweep_copies(base_dir: RemotePath, is_alone: bool) -> None:
             continue
         with contextlib.suppress(OSError):
             names = (base_dir / name).names()
-            is_removed = any(item.startswith(_REMOVED) for item in names)
+            is_removed = any(item.startswith(REMOVED) for item in names)
             is_ours = all(item.startswith(_OURS) for item in names if is_marker(item))
             if is_removed or (is_alone and is_ours and not is_version(names)):
                 remove_in_place(base_dir / name)
@@ -137,5 +228,5 @@ def _claim(base_dir: RemotePath, numbers: Numbers) -> tuple[RemotePath, RemotePa
 def _confirm(staged: Path, target: RemotePath, names: Iterable[str]) -> None:
     """Raise unless files are where they were copied to, in full."""
     for name in names:
-        if (target / name).size() != (staged / name).stat().st_size:
+        if (target / name).stat().size != (staged / name).stat().st_size:
             raise StorageError(f"'{target / name}' is not as long as it was written.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .remote import RemotePath, VersionPath
+from ..errors import ExportError, StorageError
+
+# How much of a file is read at a time.
+BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,19 @@ class FileInfo:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """What can be told of a file without reading it.
+
+    Attributes:
+        size: in bytes; None if it is no regular file, such as a pipe or a link.
+        identity: what tells it from another file, or from itself changed.
+    """
+
+    size: int | None
+    identity: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -121,19 +137,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target, follow_symlinks=False)
 
 
-def fetch(source: VersionPath, target: Path) -> None:
-    """`link_or_copy`, or a copy of a remote file."""
-    if isinstance(source, RemotePath):
-        source.download(target)
-    else:
-        link_or_copy(source, target)
-
-
-def relative_files(root: VersionPath) -> Iterator[str]:
+def relative_files(root: Path) -> Iterator[str]:
     """Everything below `root` that is not a directory, by relative path."""
-    if isinstance(root, RemotePath):
-        yield from root.files()
-        return
     for directory, subdirectories, names in os.walk(root):
         # A link to a directory is listed among the directories, yet is one entry.
         links = [name for name in subdirectories if Path(directory, name).is_symlink()]
@@ -141,52 +146,45 @@ def relative_files(root: VersionPath) -> Iterator[str]:
             yield Path(directory, name).relative_to(root).as_posix()
 
 
-def names_in(directory: VersionPath) -> list[str]:
-    """What is in a directory."""
-    return directory.names() if isinstance(directory, RemotePath) else os.listdir(directory)
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """The contents of a file."""
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            yield block
 
 
-def identity_at(path: VersionPath) -> tuple[int, ...]:
-    """`identity_of` what is at a path; a link is a file of its own."""
-    return path.identity() if isinstance(path, RemotePath) else identity_of(os.lstat(path))
-
-
-def regular_size(path: VersionPath) -> int | None:
-    """The size of a file; None if it is something else, such as a pipe or a link.
-
-    Raises:
-        OSError: there is nothing, or it cannot be read.
-    """
-    if isinstance(path, RemotePath):
-        return path.size()
-    status = os.lstat(path)
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def read_up_to(path: VersionPath, limit: int) -> bytes:
-    """The first `limit` bytes of a file: who knows how long it is."""
-    if isinstance(path, RemotePath):
-        return next(path.blocks(limit), b"")
-    with open(path, "rb", buffering=0) as file:
-        # Not `limit` at once: memory for that many bytes takes longer to get than a short file.
-        return file.read(min(limit, os.fstat(file.fileno()).st_size))
-
-
-def sha256_of(path: VersionPath) -> str:
+def sha256_of(path: Path) -> str:
     """The SHA-256 digest of a file, hexadecimal."""
+    return digest_of(blocks_of(path))
+
+
+def digest_of(blocks: Iterable[bytes]) -> str:
+    """The SHA-256 digest of a file's contents, hexadecimal."""
     digest = hashlib.sha256()
-    for block in _blocks(path):
+    for block in blocks:
         digest.update(block)
     return digest.hexdigest()
 
 
-def _blocks(path: VersionPath, size: int = 2**20) -> Iterator[bytes]:
-    if isinstance(path, RemotePath):
-        yield from path.blocks(size)
-        return
-    with open(path, "rb") as file:
-        while block := file.read(size):
-            yield block
+def first_bytes(blocks: Iterable[bytes], limit: int) -> bytes:
+    """The first `limit` bytes of a file: who knows how long it is."""
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) >= limit:
+            break
+    return bytes(content[:limit])
+
+
+@contextlib.contextmanager
+def clear_errors(base_dir: object) -> Iterator[None]:
+    """Say of what the system refuses where it happened, as an error of ours."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except OSError as error:
+        raise StorageError(f"'{base_dir}' cannot be written: {error}.") from error
 
 
 def sync_tree(root: Path) -> None:

@@ -23,9 +23,10 @@ import msgspec
 
 from ..errors import DamagedVersionError
 from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
-from .files import FileInfo, read_up_to, regular_size
+from .files import FileInfo, first_bytes
 from .objective import Mode, Objective
 from .remote import VersionPath
+from .store import Files
 from .versions import parse
 
 Weights: TypeAlias = Literal["current", "validated"]
@@ -213,25 +214,27 @@ def manifest_digest(content: bytes) -> bytes:
     return f"{hashlib.sha256(content).hexdigest()}  {Path(MANIFEST).name}\n".encode()
 
 
-def read_record(version_dir: VersionPath) -> ExportRecord:
-    """The record of the version in `version_dir`.
+def read_record(version: Files) -> ExportRecord:
+    """The record of a version.
 
     Raises:
         FileNotFoundError: it has no manifest; another program wrote it.
         DamagedVersionError: it has one that is not ours or not whole.
     """
-    path = version_dir / MANIFEST
+    path = version.root / MANIFEST
     try:
+        status = version.stat(MANIFEST)
+        if status is None:
+            raise FileNotFoundError(f"There is no '{path}'.")
         # Neither a link out of the version, nor a pipe to wait on for ever.
-        is_elsewhere = isinstance(path, Path) and path.parent.is_symlink()
-        if is_elsewhere or regular_size(path) is None:
+        if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
-        content = read_up_to(path, _MAX_BYTES + 1)
+        content = first_bytes(version.blocks(MANIFEST), _MAX_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
-    return parse_record(content, version_dir)
+    return parse_record(content, version.root)
 
 
 def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .files import FileStat
+
 
 class RemotePath(os.PathLike[str]):
     """A URL, with of `pathlib.Path` what versions need.
@@ -72,15 +74,16 @@ class RemotePath(os.PathLike[str]):
             else:
                 yield name
 
-    def size(self) -> int:
-        with _gfile() as gfile:
-            return int(gfile.stat(self._url).length)
+    def resolve(self) -> RemotePath:
+        """The same: a URL has no links to follow."""
+        return self
 
-    def identity(self) -> tuple[int, ...]:
-        """What tells the file from one that took its place."""
+    def stat(self) -> FileStat:
+        """Size and identity of this file."""
         with _gfile() as gfile:
             stat = gfile.stat(self._url)
-            return int(stat.length), int(stat.mtime_nsec)
+            size = int(stat.length)
+            return FileStat(size, (size, int(stat.mtime_nsec)))
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """The contents, in blocks of at most `size` bytes."""

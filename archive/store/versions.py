@@ -14,6 +14,12 @@ from ..errors import ExportError
 
 MAX_VERSION = 2**63 - 1
 
+SAVED_MODEL = "saved_model.pb"
+
+# Markers in the directory of a version that is copied or removed file by file.
+UNFINISHED = ".unfinished-"
+REMOVED = ".removed-"
+
 _CANONICAL = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LENIENT = re.compile(r"\s*\+?0*([0-9]{1,19})\s*", re.ASCII)
 
@@ -43,6 +49,19 @@ def claimed(name: str) -> int | None:
         return None
     version = int(match[1])
     return version if version <= MAX_VERSION else None
+
+
+def is_version(names: Iterable[str]) -> bool:
+    """Whether a directory with these entries is a version that is there to stay."""
+    names = set(names)
+    if any(name.startswith(REMOVED) for name in names):
+        return False
+    return SAVED_MODEL in names or (bool(names) and not any(map(is_marker, names)))
+
+
+def is_marker(name: str) -> bool:
+    """Whether a file, by its path in a version's directory, is no part of the version."""
+    return "/" not in name and name.startswith((UNFINISHED, REMOVED))
 
 
 class Numbers:

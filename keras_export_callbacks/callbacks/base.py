@@ -12,8 +12,8 @@ from ..archive.errors import ExportError
 from ..archive.state.models import has_call
 from ..archive.store.directory import ExportDirectory
 from ..archive.store.objective import Objective
-from ..archive.store.paths import absolute_path, check_base_dir
 from ..archive.store.record import ExportRecord, TrialInfo
+from ..archive.store.store import open_store
 from ..endpoints import standard_endpoints
 from ..options import ExportOptions
 from ..pipeline import Pipeline
@@ -33,7 +33,8 @@ class ExportCallback(Keras3Callback):
 
     def __init__(self, base_dir: str | os.PathLike[str], options: ExportOptions) -> None:
         super().__init__()
-        self.root_dir = self.base_dir = absolute_path(base_dir)
+        store = open_store(base_dir)
+        self.root_dir = self.base_dir = store.root
         self._options = options
         self._pipeline: Pipeline | None = None
         self._trial: TrialInfo | None = None
@@ -44,7 +45,7 @@ class ExportCallback(Keras3Callback):
         self._held: Future[State] | None = None
         self._is_resumed = False
         self._is_copy = False
-        check_base_dir(self.base_dir)
+        store.check()
 
     def within(self, trial: TrialInfo) -> None:
         """Export as a part of a search, to a directory of that trial and execution."""

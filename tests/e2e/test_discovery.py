@@ -17,8 +17,8 @@ from support.serving_oracle import discovered, version_number
 from support.versions import write_files, write_version
 
 from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprove
-from keras_export_callbacks.archive.store.directory import version_problems
 from keras_export_callbacks.archive.store.record import MANIFEST
+from keras_export_callbacks.archive.store.verify import version_problems
 
 BASE = Path("base")
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_export_callbacks import ExportEveryN, ExportOnImprove, KeepLatest
 from keras_export_callbacks.archive import writer
-from keras_export_callbacks.archive.store import directory
+from keras_export_callbacks.archive.store import publish
 
 # Every step of an export and of a removal, as the function that takes it.
 STEPS: dict[str, tuple[Any, str]] = {
@@ -27,7 +27,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "write a file": (Path, "write_bytes"),
     "write the fingerprint": (writer, "fingerprint_for"),
     "flush": (os, "fsync"),
-    "flush the manifest": (directory, "sync"),
+    "flush the manifest": (publish, "sync"),
     "rename": (os, "rename"),
     "delete": (shutil, "rmtree"),
     "unlock": (os, "close"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,38 @@ def run_python(script: str, *args: str, **environment: str) -> str:
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+@contextlib.contextmanager
+def started(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process for the length of a ``with`` block, any warning in it an error."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, *args],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
+def run_together(script: str, *arguments: list[str]) -> list[str]:
+    """What processes print that begin at the same time, all of which must succeed.
+
+    Each of them says "ready" when it is, and then waits for a line.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(started(script, *args)) for args in arguments]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return printed
 
 
 def run_in_c(path: Path, signature: str, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +30,12 @@ from keras_export_callbacks.archive.errors import (
     DamagedVersionError,
     NewerVersionError,
     StorageError,
-    SupersededError,
     VersionNotFoundError,
 )
 from keras_export_callbacks.archive.store import directory as directory_module
-from keras_export_callbacks.archive.store.directory import publish_record
-from keras_export_callbacks.archive.store.publish import STAGING, workspace
+from keras_export_callbacks.archive.store.local import LocalFiles
 from keras_export_callbacks.archive.store.record import MANIFEST, MANIFEST_DIGEST
-from keras_export_callbacks.archive.store.versions import MAX_VERSION
+from keras_export_callbacks.archive.store.staging import STAGING
 
 BASE = Path("base")
 SOURCE = Path("trials", "trial_0", "3")
@@ -61,35 +58,6 @@ def source() -> Path:
 # What is there.
 
 
-def test_a_base_directory_need_not_exist() -> None:
-    absent = ExportDirectory("absent")
-    assert absent.versions() == []
-    assert absent.records() == []
-    assert absent.latest() is None
-    assert absent.best("m", "min") is None
-    assert absent.prune(KeepLatest(1)) == []
-    with pytest.raises(VersionNotFoundError, match=r"no version 1 in '.*/absent'. It holds no "):
-        absent.record(1)
-    assert not Path("absent").exists()
-
-
-def test_versions_are_told_in_order(base: ExportDirectory) -> None:
-    write_version(BASE, 10)
-    assert base.versions() == [1, 2, 3, 10]
-    assert [record.version for record in base.records()] == [1, 2, 3, 10]
-    latest = base.latest()
-    assert latest is not None
-    assert latest == base.record(10) == a_record(10, path=BASE.absolute() / "10")
-
-
-def test_the_best_is_told_by_metric(base: ExportDirectory) -> None:
-    for mode, version in (("min", 3), ("max", 2)):
-        best = base.best("m", mode)  # type: ignore[arg-type]
-        assert best is not None
-        assert best.version == version
-    assert base.best("other", "min") is None
-
-
 def test_only_canonical_directories_are_versions_but_no_taken_number_is_given_out(
     base: ExportDirectory, source: Path
 ) -> None:
@@ -100,17 +68,6 @@ def test_only_canonical_directories_are_versions_but_no_taken_number_is_given_ou
     assert base.versions() == [1, 2, 3]
     assert base.publish(source).version == 15
     assert base.prune(1) == [1, 2, 3]
-
-
-def test_the_highest_int64_is_listed_and_nothing_is_published_above_it(
-    base: ExportDirectory, source: Path
-) -> None:
-    write_files(Path(BASE, str(MAX_VERSION)))
-    assert base.versions() == [1, 2, 3, MAX_VERSION]
-    before = tree(BASE)
-    with pytest.raises(ExportError, match="no version can be higher"):
-        base.publish(source)
-    assert tree(BASE) == before
 
 
 def test_a_linked_version_is_not_ours(base: ExportDirectory, source: Path) -> None:
@@ -181,7 +138,7 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     read: list[str] = []
     real = directory_module.read_record
     monkeypatch.setattr(
-        directory_module, "read_record", lambda path: read.append(path.name) or real(path)
+        directory_module, "read_record", lambda files: read.append(files.root.name) or real(files)
     )
     first = base.records()
     assert base.records() == first
@@ -259,10 +216,6 @@ def test_a_newer_version_is_not_copied(base: ExportDirectory) -> None:
 
 
 # verify
-
-
-def test_a_sound_version_has_no_problems(base: ExportDirectory) -> None:
-    assert base.verify(1) == []
 
 
 BYTES = [(name, place) for name, content in FILES.items() for place in range(len(content))]
@@ -381,23 +334,17 @@ def test_all_problems_are_told(base: ExportDirectory) -> None:
 def test_a_file_that_cannot_be_read_is_a_problem(
     base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> str:
-        raise OSError(5, "Input/output error", str(path))
+    def broken(files: LocalFiles, name: str) -> Iterator[bytes]:
+        if name.startswith("assets.extra/export"):
+            return original(files, name)
+        raise OSError(5, "Input/output error", name)
 
-    monkeypatch.setattr(directory_module, "sha256_of", broken)
+    original = LocalFiles.blocks
+    monkeypatch.setattr(LocalFiles, "blocks", broken)
     assert "'saved_model.pb' cannot be read: Input/output error" in base.verify(1)
 
 
 # prune
-
-
-def test_prune_removes_what_the_policy_does_not_keep(base: ExportDirectory) -> None:
-    write_version(BASE, 4)
-    assert base.prune(KeepLatest(2) | KeepBest(1, "m", "max")) == [1]
-    assert base.versions() == [2, 3, 4]
-    assert base.prune(2) == [2]
-    assert base.prune(2) == []
-    assert tree(BASE).keys() & {"3", "4", STAGING} == {"3", "4"}
 
 
 def test_prune_spares_the_best_it_was_exported_for(base: ExportDirectory) -> None:
@@ -458,13 +405,6 @@ def test_publish_makes_the_next_version_with_the_same_files(
 
 def _refuse(*args: Any, **kwargs: Any) -> None:
     raise OSError("Operation not supported")
-
-
-def test_an_older_version_is_published_again(base: ExportDirectory) -> None:
-    assert base.publish(BASE / "1").version == 4
-    assert base.verify(1) == base.verify(4) == []
-    assert base.prune(1) == [1, 2, 3]
-    assert base.verify(4) == []
 
 
 def test_publish_makes_the_base_directory(source: Path) -> None:
@@ -531,13 +471,13 @@ def test_a_source_exists(base: ExportDirectory, source: Path) -> None:
 def test_a_source_that_goes_away_meanwhile_is_told(
     base: ExportDirectory, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = directory_module.fetch
+    original = LocalFiles.fetch
 
-    def fetch(path: Path, target: Path) -> None:
+    def fetch(files: LocalFiles, name: str, target: Path) -> None:
         shutil.rmtree(source, ignore_errors=True)  # As another writer prunes.
-        original(path, target)
+        original(files, name, target)
 
-    monkeypatch.setattr(directory_module, "fetch", fetch)
+    monkeypatch.setattr(LocalFiles, "fetch", fetch)
     before = tree(BASE)
     with pytest.raises(DamagedVersionError, match=rf"'.*{source}' cannot be published: .* missing"):
         base.publish(source)
@@ -579,81 +519,6 @@ def test_no_manifest_reaches_out_of_its_version(
     assert not any("secret" in path for path in touched)
     assert any("saved_model.pb" in path for path in touched)
     assert tree(Path.cwd()) == before
-
-
-@pytest.mark.parametrize("seen_by", ["versions", "records", "latest", "publish"])
-def test_numbers_go_on_when_a_directory_is_emptied_under_one_who_publishes(
-    seen_by: str, source: Path
-) -> None:
-    directory = ExportDirectory("emptied")
-    for _ in range(2):
-        ExportDirectory("emptied").publish(source)
-    if seen_by == "publish":
-        directory.publish(source)
-    else:
-        getattr(directory, seen_by)()
-    highest = max(directory.versions()) if seen_by == "publish" else 2
-    shutil.rmtree("emptied")
-    assert directory.publish(source).version == highest + 1
-    assert ExportDirectory("emptied").versions() == [highest + 1]
-
-
-# publish_record
-
-
-def test_a_record_is_published_as_it_will_be_read() -> None:
-    base_dir = BASE.absolute()
-    with workspace(base_dir) as space:
-        staged = space.stage()
-        write_files(staged)
-        record = publish_record(staged, a_record(0, path=staged, created=""), base_dir)
-    assert record == ExportDirectory(base_dir).record(1)
-    assert record.write_seconds == 0.5
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "error"),
-    [
-        ("epoch", "3", ExportError),
-        ("step", 1.5, ExportError),
-        ("value", float("nan"), ValueError),
-        ("reason", object(), TypeError),
-    ],
-)
-def test_what_no_one_could_read_is_not_published(
-    field: str, value: object, error: type[Exception]
-) -> None:
-    with workspace(BASE) as space:
-        staged = space.stage()
-        write_files(staged)
-        with pytest.raises(error):
-            publish_record(staged, a_record(0, **{field: value}), BASE)
-    assert tree(BASE) == {}
-
-
-def test_what_is_not_wanted_any_more_is_not_published() -> None:
-    write_version(BASE, 1)
-    before = tree(BASE)
-    with workspace(BASE) as space:
-        staged = space.stage()
-        write_files(staged)
-        with pytest.raises(SupersededError):
-            publish_record(staged, a_record(0), BASE, None, check=superseded)
-    assert tree(BASE) == before
-
-
-def superseded() -> None:
-    raise SupersededError
-
-
-def test_the_time_of_writing_ends_with_the_commit() -> None:
-    with workspace(BASE) as space:
-        staged = space.stage()
-        write_files(staged)
-        start = time.perf_counter()
-        record = publish_record(staged, a_record(0), BASE, snapshot_time=start - 100)
-        passed = time.perf_counter() - start
-    assert 100 <= record.write_seconds <= 100 + passed
 
 
 def test_refused_by_the_system_is_an_error_of_ours(

@@ -37,9 +37,10 @@ from support.versions import a_record, file_infos, tree, write_files, write_vers
 
 from keras_export_callbacks import ExportDirectory, ExportRecord, KeepBest, KeepLatest
 from keras_export_callbacks.archive.errors import DamagedVersionError
-from keras_export_callbacks.archive.store.directory import publish_record
-from keras_export_callbacks.archive.store.publish import STAGING, Workspace, workspace
+from keras_export_callbacks.archive.store.publish import publish_record
 from keras_export_callbacks.archive.store.record import MANIFEST, MANIFEST_DIGEST
+from keras_export_callbacks.archive.store.staging import STAGING, Workspace
+from keras_export_callbacks.archive.store.store import open_store
 
 # Few, so that there are ties, and several directions of one metric.
 OBJECTIVES = [("loss", "min"), ("loss", "max"), ("accuracy", "max")]
@@ -74,10 +75,9 @@ POLICIES = st.lists(
 
 
 def export(directory: ExportDirectory, record: ExportRecord, files: Mapping[str, bytes]) -> None:
-    with workspace(directory.path) as space:
-        staged = space.stage()
+    with directory.store.stage() as staged:
         write_files(staged, files)
-        published = publish_record(staged, record, directory.path)
+        published = publish_record(staged, record, directory.store)
     assert published == directory.record(published.version)
 
 
@@ -320,7 +320,8 @@ class BaseDirectory(RuleBasedStateMachine):
     @rule(wish=wishes(), files=FILES, step=STEPS)
     def export(self, wish: ExportRecord, files: dict[str, bytes], step: int | None) -> None:
         wish = replace(wish, files=file_infos(files))
-        self.check_published(self.do(step, export, wish, files), wish, files)
+        seen = self.highest
+        self.check_published(self.do(step, export, wish, files), wish, files, seen)
 
     def copy(self, source: Entry, step: int | None) -> None:
         assert source.record is not None
@@ -368,7 +369,7 @@ class BaseDirectory(RuleBasedStateMachine):
     @rule()
     def end_a_long_export(self) -> None:
         space, staged, wish, files = self.writers.pop(0)
-        publish_record(staged, wish, self.base)
+        publish_record(staged, wish, open_store(self.base))
         space.close()
         self.in_staging.remove(staged.parent.name)
         self.check_published(True, wish, files)

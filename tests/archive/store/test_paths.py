@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keras_export_callbacks import ExportArchive, ExportError
-from keras_export_callbacks.archive.store.paths import check_base_dir
+from keras_export_callbacks.archive.store.local import check_directory
 
 BASE = Path("base")
 
@@ -16,7 +16,7 @@ BASE = Path("base")
 def test_a_base_directory_exists_or_can_be_made(path: str) -> None:
     BASE.mkdir()
     Path("linked").symlink_to(BASE)
-    check_base_dir(Path(path))
+    check_directory(Path(path))
     assert not Path("new").exists()
 
 
@@ -27,7 +27,7 @@ def test_a_base_directory_is_a_directory(path: str, at: str) -> None:
     Path("file").write_text("")
     Path("dangling").symlink_to("nowhere")
     with pytest.raises(ExportError, match=f"base_dir='{path}', but '{at}' is not a directory"):
-        check_base_dir(Path(path))
+        check_directory(Path(path))
 
 
 def test_an_archive_is_written_to_local_directories_only() -> None:

@@ -30,6 +30,7 @@ from keras_export_callbacks.archive.store.record import (
     parse_record,
     read_record,
 )
+from keras_export_callbacks.archive.store.store import open_store
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -98,7 +99,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 @given(RECORDS)
 def test_what_is_written_is_read_back(record: ExportRecord) -> None:
     with manifest_of(record.version, record.to_json().encode()) as version_dir:
-        assert read_record(version_dir) == replace(record, path=version_dir)
+        assert read_record(open_store(version_dir)) == replace(record, path=version_dir)
 
 
 @untimed
@@ -179,7 +180,7 @@ HOSTILE = st.one_of(mutated(), garbled(), JSON.map(json.dumps).map(str.encode), 
 def test_a_hostile_manifest_is_refused_or_is_a_record_like_any_other(content: bytes) -> None:
     with manifest_of(1, content) as version_dir:
         try:
-            record = read_record(version_dir)
+            record = read_record(open_store(version_dir))
         except DamagedVersionError:
             return
         # All that is done with records must work with it.
@@ -248,7 +249,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_manifest_with_a_wrong_value_is_refused(changes: dict[str, Any], message: str) -> None:
     content = json.dumps(manifest(**changes)).encode()
     with manifest_of(1, content) as version_dir, pytest.raises(DamagedVersionError, match=message):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 @pytest.mark.parametrize("missing", ["schema", *list(manifest())[1:18]])
@@ -259,7 +260,7 @@ def test_a_manifest_without_a_key_is_refused(missing: str) -> None:
         manifest_of(1, json.dumps(content).encode()) as version_dir,
         pytest.raises(DamagedVersionError, match=f"'{missing}' is"),
     ):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 # What a later version may add: of any name that is not known, with any value that JSON has.
@@ -365,37 +366,37 @@ def test_what_is_no_manifest_is_refused(content: bytes) -> None:
         manifest_of(1, content) as version_dir,
         pytest.raises(DamagedVersionError, match="cannot be used"),
     ):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 def test_the_size_of_a_manifest_is_bounded() -> None:
     content = json.dumps(manifest()).encode()
     with manifest_of(1, content.ljust(16 * 2**20)) as version_dir:
-        assert read_record(version_dir).version == 1
+        assert read_record(open_store(version_dir)).version == 1
     with (
         manifest_of(1, content.ljust(16 * 2**20 + 1)) as version_dir,
         pytest.raises(DamagedVersionError, match="larger than"),
     ):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 @pytest.mark.parametrize("name", ["01", "+1", "1 ", "one"])
 def test_a_copy_of_a_version_may_be_called_anything(name: str) -> None:
     version_dir = write_version(Path("base"), 1).rename(Path("base", name))
-    assert read_record(version_dir).version == 1
+    assert read_record(open_store(version_dir)).version == 1
 
 
 def test_a_version_does_not_bear_the_number_of_another() -> None:
     version_dir = write_version(Path("base"), 1).rename(Path("base", "2"))
     with pytest.raises(DamagedVersionError, match="it says version 1, its directory"):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 def test_a_version_without_a_manifest_is_not_ours() -> None:
     Path("base", "1", "assets.extra").mkdir(parents=True)
     for missing in (Path("base", "1"), Path("base", "2")):
         with pytest.raises(FileNotFoundError):
-            read_record(missing)
+            read_record(open_store(missing))
 
 
 def linked_file(path: Path) -> None:
@@ -437,7 +438,7 @@ def test_a_manifest_is_a_regular_file_of_its_version(replace_by: Callable[[Path]
     version_dir = write_version(Path.cwd(), 1)
     replace_by(version_dir / MANIFEST)
     with pytest.raises(DamagedVersionError, match=r"not a regular file|cannot be read"):
-        read_record(version_dir)
+        read_record(open_store(version_dir))
 
 
 def test_damage_is_an_error_of_ours() -> None:

@@ -1,10 +1,10 @@
-"""Base directories in an object store: TensorFlow's own in memory, ``ram://``."""
+"""Places where versions are copied file by file: memory, ``ram://``, and without renames."""
 
 from __future__ import annotations
 
+import errno
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.models import FEATURES, assert_equal_state, classifier, data, state
+from support.places import refuse_renames
 from support.versions import write_version
 
 from keras_export_callbacks import (
@@ -20,8 +21,6 @@ from keras_export_callbacks import (
     ExportError,
     ExportEveryN,
     ExportOnImprove,
-    KeepBest,
-    KeepLatest,
     restore,
 )
 from keras_export_callbacks.archive.store.copying import remove_in_place
@@ -96,30 +95,6 @@ def test_best_is_read_from_there_by_the_next_run(base: str) -> None:
     assert same.exports == []
 
 
-def test_versions_move_from_and_to_local_directories(base: str) -> None:
-    fit(base)
-    here, there = ExportDirectory("here"), ExportDirectory(f"{base}-published")
-    assert here.publish(f"{base}/2").version == 1
-    assert there.publish("here/1").version == 1
-    assert there.publish(f"{base}/3").version == 2
-    assert here.verify(1) == there.verify(1) == there.verify(2) == []
-    assert ExportDirectory(base).record(2).files == there.record(1).files
-
-
-def test_a_changed_byte_is_found(base: str) -> None:
-    fit(base)
-    data_file = RemotePath(f"{base}/2/saved_model.pb")
-    content = bytearray(data_file.read_bytes())
-    content[-1] ^= 1
-    data_file.unlink()
-    data_file.write_bytes(bytes(content))
-    assert ExportDirectory(base).verify(2) == [
-        "'saved_model.pb' has other contents than were published"
-    ]
-    with pytest.raises(ExportError, match=r"'saved_model.pb' has other contents"):
-        ExportDirectory("here").publish(f"{base}/2")
-
-
 def test_a_scheme_that_tensorflow_does_not_know_is_refused_before_training() -> None:
     with pytest.raises(ExportError, match=r"base_dir='gopher://served'.*tf.io.gfile"):
         ExportEveryN("gopher://served")
@@ -127,88 +102,10 @@ def test_a_scheme_that_tensorflow_does_not_know_is_refused_before_training() -> 
 
 # From here on without TensorFlow's exports: the steps of a copy, one by one.
 
-STEPS = ("mkdir", "write_bytes", "upload", "unlink", "rmtree")
-
-
-class Crash(BaseException):
-    """The process ends here: nothing that is meant to clean up gets to run."""
-
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
     return str(write_version(tmp_path / "source", 1))
-
-
-def crash_at(count: int, monkeypatch: pytest.MonkeyPatch, look: Callable[[], None]) -> list[str]:
-    """Let the `count`-th remote step, and every one after it, fail; `look` before each."""
-    steps: list[str] = []
-    for name in STEPS:
-        monkeypatch.setattr(RemotePath, name, _step(name, steps, count, look))
-    return steps
-
-
-def _step(name: str, steps: list[str], count: int, look: Callable[[], None]) -> Any:
-    original = getattr(RemotePath, name)
-
-    def step(path: RemotePath, *args: Any) -> Any:
-        look()
-        steps.append(name)
-        if len(steps) >= count:
-            raise Crash
-        return original(path, *args)
-
-    return step
-
-
-def crashes(base: str, act: Callable[[], object]) -> Iterator[int]:
-    """Run `act`, crashing at its first step, then at its second, until it ends."""
-    for count in itertools.count(1):
-        with pytest.MonkeyPatch.context() as patch:
-            crash_at(count, patch, look=lambda: assert_sound(base))
-            try:
-                act()
-            except Crash:
-                pass
-            else:
-                return
-        assert_sound(base)
-        yield count
-
-
-def assert_sound(base: str) -> None:
-    """What readers are told of is whole, with its graph in place."""
-    directory = ExportDirectory(base)
-    for version in directory.versions():
-        assert directory.verify(version) == []
-
-
-def test_a_crash_at_any_step_of_a_copy_leaves_no_half_version(base: str, source: str) -> None:
-    directory = ExportDirectory(base)
-    for _ in crashes(base, lambda: directory.publish(source)):
-        pass
-    versions = directory.versions()
-    # Those of which the graph was in place when the crash came, and the last.
-    assert 2 <= len(versions) < 6
-    assert versions[-1] == max(int(name) for name in RemotePath(base).names())
-
-
-def test_a_crash_at_any_step_of_a_removal_is_completed_by_the_next_writer(
-    base: str, source: str
-) -> None:
-    directory = ExportDirectory(base)
-
-    def again() -> None:
-        while len(directory.versions()) < 2:
-            directory.publish(source)
-
-    again()
-    newest = 2
-    for _ in crashes(base, lambda: directory.prune(1)):
-        assert newest in directory.versions()
-        again()
-        newest = max(directory.versions())
-    assert directory.versions() == [newest]
-    assert RemotePath(base).names() == [str(newest)]
 
 
 def test_graph_comes_last_and_everything_is_confirmed(
@@ -279,17 +176,7 @@ class TestWithoutRenames:
 
     @pytest.fixture(autouse=True)
     def refuse(self, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        import errno
-        import os
-
-        rename = os.rename
-
-        def refusing(source: Any, target: Any) -> None:
-            if os.path.isdir(source):
-                raise OSError(getattr(errno, error), "directories stay where they are")
-            rename(source, target)
-
-        monkeypatch.setattr(os, "rename", refusing)
+        refuse_renames(monkeypatch, getattr(errno, error))
 
     def test_versions_are_copied_and_removed_in_place(self) -> None:
         model, _ = fit("base", keep=2)
@@ -301,27 +188,12 @@ class TestWithoutRenames:
         x = np.ones((2, FEATURES), "float32")
         np.testing.assert_array_equal(revived.serve(x), model(x))
 
-    def test_what_a_dead_writer_left_is_swept_by_the_next(self, source: str) -> None:
-        directory = ExportDirectory("base")
-        for _ in crashes("base", lambda: directory.publish(source)):
-            pass
-        assert sorted(path.name for path in Path("base").iterdir() if path.name != ".staging") == [
-            str(version) for version in directory.versions()
-        ]
-
     def test_what_another_machine_is_writing_is_left_alone(self, source: str) -> None:
         other = Path("base/1/.unfinished-elsewhere-0123")
         other.parent.mkdir(parents=True)
         other.touch()
         assert ExportDirectory("base").publish(source).version == 2
         assert other.exists()
-
-
-def test_policies_go_by_manifests_there(base: str, source: str) -> None:
-    directory = ExportDirectory(base)
-    for _ in range(3):
-        directory.publish(source)
-    assert directory.prune(KeepLatest(1) | KeepBest(1, monitor="loss", mode="min")) == [1, 2]
 
 
 def test_the_events_are_named_after_the_last_part(base: str) -> None:

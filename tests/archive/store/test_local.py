@@ -1,33 +1,22 @@
-"""Publishing: by one rename, among other writers, over what dead ones left."""
+"""Local directories: one rename, locks, and what others may have put there."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import run_python
+from support.processes import run_python, run_together, started
 from support.versions import FILES, tree, write_files, write_version
 
-from keras_export_callbacks import ExportDirectory, KeepBest, KeepLatest
+from keras_export_callbacks import ExportDirectory
 from keras_export_callbacks.archive.errors import StorageError
-from keras_export_callbacks.archive.store.publish import (
-    STAGING,
-    Workspace,
-    publish,
-    remove,
-    sweep,
-    workspace,
-)
-from keras_export_callbacks.archive.store.remote import RemotePath, VersionPath
-from keras_export_callbacks.archive.store.versions import Numbers
+from keras_export_callbacks.archive.store.staging import STAGING, Workspace, sweep, workspace
+from keras_export_callbacks.archive.store.store import open_store
 
 BASE = Path("base")
 
@@ -69,45 +58,10 @@ def test_a_version_appears_complete_and_staging_goes_away() -> None:
 
     with workspace(BASE) as space:
         staged = a_staged_version(space)
-        assert publish(staged, BASE, finish) == BASE / "1"
+        assert open_store(BASE).commit(staged, finish) == 1
     assert seen == [(1, [STAGING])]
     assert tree(BASE / "1").keys() == {*FILES, "last", "assets", "assets.extra", "variables"}
     assert os.listdir(BASE) == ["1"]
-
-
-@pytest.mark.parametrize("base", [BASE, RemotePath(BASE)], ids=["renamed", "copied"])
-def test_a_directory_that_is_emptied_does_not_start_again(base: VersionPath) -> None:
-    numbers = Numbers()
-    with workspace(BASE) as space:
-        for expected in ("1", "2", "3"):
-            assert publish(a_staged_version(space), base, lambda _: None, numbers).name == expected
-            shutil.rmtree(BASE / expected)
-        # A number that is given out, and not used, is given out again.
-        with pytest.raises(ZeroDivisionError):
-            publish(a_staged_version(space), base, lambda _: 1 / 0, numbers)  # type: ignore[arg-type,return-value]
-        assert publish(a_staged_version(space), base, lambda _: None, numbers).name == "4"
-        assert publish(a_staged_version(space), base, lambda _: None).name == "5"
-
-
-def test_one_workspace_serves_many_versions() -> None:
-    with workspace(BASE) as space:
-        staged = [a_staged_version(space) for _ in range(3)]
-        assert [publish(each, BASE, lambda version: None).name for each in staged] == list("123")
-
-
-def test_what_fails_in_finish_publishes_nothing_and_locks_no_one_out() -> None:
-    def fail(version: int) -> None:
-        raise RuntimeError("no luck")
-
-    write_version(BASE, 1)
-    before = tree(BASE)
-    with workspace(BASE) as space:
-        staged = a_staged_version(space)
-        with pytest.raises(RuntimeError, match="no luck"):
-            publish(staged, BASE, fail)
-        assert publish(staged, BASE, lambda version: None) == BASE / "2"
-    shutil.rmtree(BASE / "2")
-    assert tree(BASE) == before
 
 
 def test_everything_is_on_the_disk_before_the_rename(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +88,7 @@ def test_everything_is_on_the_disk_before_the_rename(monkeypatch: pytest.MonkeyP
             names[status.st_dev, status.st_ino] = path.name
         noting("fsync", path_of_descriptor)
         noting("rename", lambda old, new: Path(new))
-        publish(staged, BASE, lambda version: done.append(("finish", str(version))))
+        open_store(BASE).commit(staged, lambda version: done.append(("finish", str(version))))
     contents = {("fsync", path.name) for path in [BASE / "1", *(BASE / "1").rglob("*")]}
     contents = contents - {("fsync", "1")} | {("fsync", staged.name)}
     finish = done.index(("finish", "1"))
@@ -161,11 +115,11 @@ def test_a_removed_version_is_gone_even_if_its_files_resist(
     def resist(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    version = write_version(BASE, 1)
-    with monkeypatch.context() as patch, workspace(BASE) as space:
+    write_version(BASE, 1)
+    with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", resist)
         patch.setattr(os, "remove", resist)
-        remove(version, space)
+        open_store(BASE).remove(1)
     assert ExportDirectory(BASE).versions() == []
     assert (BASE / STAGING).exists()
     Workspace(BASE).close()
@@ -194,7 +148,7 @@ def test_what_another_put_there_meanwhile_is_not_overwritten(kind: str) -> None:
 
     theirs: dict[str, Any] = {}
     with workspace(BASE) as space:
-        assert publish(a_staged_version(space), BASE, finish) == BASE / "2"
+        assert open_store(BASE).commit(a_staged_version(space), finish) == 2
     assert asked == [1, 2]
     if kind == "directory":
         assert tree(BASE / "1") == theirs
@@ -212,7 +166,7 @@ def test_no_one_else_takes_a_number_while_one_is_finished() -> None:
             os.close(descriptor)
 
     with workspace(BASE) as space:
-        publish(a_staged_version(space), BASE, finish)
+        open_store(BASE).commit(a_staged_version(space), finish)
 
 
 def test_a_file_system_without_locks_is_used_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,11 +180,11 @@ def test_a_file_system_without_locks_is_used_with_care(monkeypatch: pytest.Monke
         asked.append(version)
         if version == 1:  # Another writer publishes, since nothing keeps it out.
             with workspace(BASE) as other:
-                publish(a_staged_version(other), BASE, lambda version: None)
+                open_store(BASE).commit(a_staged_version(other), lambda version: None)
 
     with workspace(BASE) as space:
         staged = a_staged_version(space)
-        assert publish(staged, BASE, finish) == BASE / "2"
+        assert open_store(BASE).commit(staged, finish) == 2
     assert asked == [1, 2]
     assert {*tree(BASE / "1")} == {*tree(BASE / "2")} > FILES.keys()
 
@@ -312,59 +266,13 @@ def test_staging_removed_under_the_sweeper_is_no_trouble(monkeypatch: pytest.Mon
 OPEN_AND_CLOSE = """
 import sys
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import workspace
+from keras_export_callbacks.archive.store.staging import workspace
+print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(300):
     with workspace(Path("base")) as space:
         (space.stage() / "file").write_text("")
 """
-
-PUBLISH = """
-import sys
-from pathlib import Path
-from support.versions import a_record, write_files
-from keras_export_callbacks import ExportDirectory, KeepBest, KeepLatest
-from keras_export_callbacks.archive.store.directory import publish_record
-from keras_export_callbacks.archive.store.publish import workspace
-base, writer, count = Path("base"), int(sys.argv[1]), int(sys.argv[2])
-directory = ExportDirectory(base)
-policy = KeepLatest(3) | KeepBest(1, "m", "max")
-sys.stdin.readline()
-for turn in range(count):
-    value = float((turn * 37 + writer * 11) % 101)
-    with workspace(base) as space:
-        staged = space.stage()
-        write_files(staged)
-        record = publish_record(staged, a_record(0, path=staged, metrics={"m": value}), base)
-    print(record.version, value)
-    directory.prune(policy)
-"""
-
-
-@contextlib.contextmanager
-def started(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process for the length of a ``with`` block, any warning in it an error."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, *args],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-
-
-def run_together(script: str, *arguments: list[str]) -> list[str]:
-    """What processes print that all begin at the same time, all of which must succeed."""
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(started(script, *args)) for args in arguments]
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        printed = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes)
-    return printed
 
 
 @pytest.mark.slow
@@ -373,32 +281,12 @@ def test_writers_come_and_go_without_hurting_each_other() -> None:
     assert os.listdir(BASE) == []
 
 
-@pytest.mark.slow
-def test_four_processes_publish_into_one_directory() -> None:
-    printed = run_together(PUBLISH, *([str(writer), "50"] for writer in range(4)))
-    lines = [[line.split() for line in each.splitlines()] for each in printed]
-    taken = [[int(version) for version, _ in each] for each in lines]
-    assert all(versions == sorted(versions) for versions in taken)
-    assert sorted(version for versions in taken for version in versions) == list(range(1, 201))
-
-    values = {int(version): float(value) for each in lines for version, value in each}
-    best = min(values, key=lambda version: (-values[version], version))
-    directory = ExportDirectory(BASE)
-    directory.prune(KeepLatest(3) | KeepBest(1, "m", "max"))
-    assert directory.versions() == sorted({best, 198, 199, 200})
-    assert {record.version: record.metrics for record in directory.records()} == {
-        version: {"m": values[version]} for version in directory.versions()
-    }
-    assert all(directory.verify(version) == [] for version in directory.versions())
-    assert not (BASE / STAGING).exists()
-
-
 # Dead writers.
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import Workspace
+from keras_export_callbacks.archive.store.staging import Workspace
 space = Workspace(Path("base"))
 (space.stage() / "file").write_text("unfinished")
 if sys.argv[1:] == ["fork"] and os.fork():
@@ -410,12 +298,12 @@ sys.stdin.read()
 DIE_IN_FINISH = """
 import os, signal
 from pathlib import Path
-from keras_export_callbacks.archive.store.publish import publish, workspace
+from keras_export_callbacks.archive.store.store import open_store
 from support.versions import write_files
-with workspace(Path("base")) as space:
-    staged = space.stage()
+store = open_store("base")
+with store.stage() as staged:
     write_files(staged)
-    publish(staged, Path("base"), lambda version: os.kill(os.getpid(), signal.SIGKILL))
+    store.commit(staged, lambda version: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -445,7 +333,7 @@ def test_a_writer_killed_while_it_publishes_publishes_nothing_and_locks_no_one_o
     assert ExportDirectory(BASE).versions() == []
     assert b"a graph" in tree(BASE).values()
     with workspace(BASE) as space:
-        assert publish(a_staged_version(space), BASE, lambda version: None) == BASE / "1"
+        assert open_store(BASE).commit(a_staged_version(space), lambda version: None) == 1
     assert os.listdir(BASE) == ["1"]
 
 
@@ -503,14 +391,14 @@ import os
 from pathlib import Path
 import pytest
 from keras_export_callbacks import ExportDirectory, ExportError
-from keras_export_callbacks.archive.store.paths import check_base_dir
+from keras_export_callbacks.archive.store.local import check_directory
 if os.geteuid() == 0:  # Who may write anywhere.
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
 for path in ("base", "base/new", "closed/new"):
     with pytest.raises(ExportError, match=f"base_dir='{path}', but '.*' is not writable"):
-        check_base_dir(Path(path))
+        check_directory(Path(path))
 with pytest.raises(ExportError, match="/base' is not writable"):
     ExportDirectory("base").publish("base/1")
 with pytest.raises(ExportError, match="/base' cannot be written: .*Permission denied"):

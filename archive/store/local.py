@@ -1,0 +1,237 @@
+"""A local or mounted directory: staging → fsync → one rename.
+
+A version appears complete or not at all, because it is renamed into place from
+``.staging``, whose dot keeps model servers away. Where directories cannot be
+renamed, `copying` takes the place of the rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import ExportValueError
+from .copying import publish_by_copying, remove_in_place, sweep_copies
+from .files import (
+    FileStat,
+    blocks_of,
+    clear_errors,
+    identity_of,
+    link_or_copy,
+    relative_files,
+    sync,
+    sync_tree,
+)
+from .remote import RemotePath
+from .staging import STAGING, Lock, Workspace, sweep, workspace
+from .versions import SAVED_MODEL, Numbers, is_version, parse
+
+# How file systems say that they cannot rename a directory.
+_NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
+
+
+class LocalFiles:
+    """What is below a directory; a `Files`.
+
+    Args:
+        root: the directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def at(self, name: str) -> LocalFiles:
+        """A directory in this one."""
+        return LocalFiles(self.root / name)
+
+    def names(self) -> list[str]:
+        """What is in the directory."""
+        try:
+            return os.listdir(self.root)
+        except FileNotFoundError:
+            return []
+
+    def files(self) -> list[str]:
+        """Every file below the directory, by relative path; no link is followed."""
+        return list(relative_files(self.root))
+
+    def stat(self, name: str) -> FileStat | None:
+        """Size and identity of a file, None if there is none; no link below `root` is followed."""
+        if self._leads_out(name):
+            return FileStat(None, ())
+        try:
+            status = os.lstat(self.root / name)
+        except FileNotFoundError:
+            return None
+        is_regular = stat.S_ISREG(status.st_mode)
+        return FileStat(status.st_size if is_regular else None, identity_of(status))
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The contents of a file, from its beginning."""
+        return blocks_of(self.root / name)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Give a local file the same contents: by a link, where the file system can."""
+        link_or_copy(self.root / name, target)
+
+    def _leads_out(self, name: str) -> bool:
+        """Whether a directory on the way to a file is a link."""
+        return any((self.root / above).is_symlink() for above in [*Path(name).parents][:-1])
+
+
+class LocalStore(LocalFiles):
+    """Versions in a local or mounted directory; a `Store`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._numbers = Numbers()
+
+    def local_path(self, version: int) -> Path:
+        """Where a version is, or would be."""
+        return self.root / str(version)
+
+    def check(self) -> None:
+        """Raise unless this is, or can become, a directory that we can write to."""
+        check_directory(self.root)
+
+    def names(self) -> list[str]:
+        """What is in the base directory; numbers that are taken there are never given out."""
+        names = super().names()
+        self._numbers.see(names)
+        return names
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions that are there to stay, ascending."""
+        numbers = filter(None, map(parse, self.names()))
+        return sorted(number for number in numbers if self.has(number))
+
+    def has(self, version: int) -> bool:
+        """Whether there is this version."""
+        path = self.local_path(version)
+        if path.is_symlink():
+            return False
+        try:
+            return is_version(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # `verify` says why it cannot be read.
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A directory to write a version in, on the same file system."""
+        with workspace(self.root) as space:
+            yield space.stage()
+
+    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
+        """Rename a complete staged directory into the next version, and return its number."""
+        version = _publish(staged, self.root, finish, self._numbers)
+        self._numbers.see([str(version)])
+        return version
+
+    def remove(self, version: int) -> None:
+        """Take a version out of the integer names by one rename, then delete it."""
+        with clear_errors(self.root):
+            space = Workspace(self.root)
+        with contextlib.closing(space):
+            _remove(self.local_path(version), space)
+
+    def sweep(self) -> None:
+        """Delete what dead writers left in ``.staging``."""
+        sweep(self.root)
+
+
+def _publish(staged: Path, base_dir: Path, finish: Callable[[int], None], numbers: Numbers) -> int:
+    sync_tree(staged)
+    lock = Lock(base_dir)
+    try:
+        while True:
+            version = numbers.next(os.listdir(base_dir))
+            finish(version)
+            target = base_dir / str(version)
+            # A version is never empty, and rename(2) replaces only an empty
+            # directory: this cannot overwrite what someone published.
+            try:
+                os.rename(staged, target)
+            except OSError as error:
+                if os.path.lexists(target):
+                    continue  # A writer that could not be locked out took the number.
+                if error.errno in _NO_RENAME:
+                    return _publish_without_rename(staged, base_dir, finish, numbers, lock)
+                raise
+            try:
+                sync(base_dir)
+            except OSError as error:
+                warnings.warn(
+                    f"Version {version} is published in '{base_dir}', but may be lost if the "
+                    f"machine stops now: {error}.",
+                    stacklevel=2,
+                )
+            return version
+    finally:
+        lock.release()
+
+
+def _publish_without_rename(
+    staged: Path, base_dir: Path, finish: Callable[[int], None], numbers: Numbers, lock: Lock
+) -> int:
+    def flush(target: RemotePath) -> None:
+        sync_tree(Path(target))
+        sync(base_dir)
+
+    same = RemotePath(base_dir)
+    sweep_copies(same, is_alone=lock.excludes)
+    return int(publish_by_copying(staged, same, finish, numbers, flush).name)
+
+
+def _remove(version_dir: Path, space: Workspace) -> None:
+    """Take a version out of the integer names by one rename, then delete it."""
+    doomed = space.stage() / version_dir.name
+    try:
+        os.rename(version_dir, doomed)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        remove_in_place(RemotePath(version_dir))
+    sync(version_dir.parent)
+    # It is gone for everyone; what cannot be deleted now is swept later.
+    shutil.rmtree(doomed.parent, ignore_errors=True)
+
+
+def check_directory(path: Path, argument: str = "base_dir") -> None:
+    """Raise unless `path` is, or can become, a directory that versions can be written to."""
+    existing = path
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not os.path.isdir(existing):
+        raise ExportValueError(
+            f"Received {argument}='{path}', but '{existing}' is not a directory. "
+            "Expected a directory, existing or to be made."
+        )
+    inside = next((above for above in [path, *path.parents] if _is_ours(above)), None)
+    if inside is not None:
+        raise ExportValueError(
+            f"Received {argument}='{path}', but '{inside}' is a SavedModel or unpublished "
+            "work, to which nothing may be added. Expected a directory outside of it."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ExportValueError(
+            f"Received {argument}='{path}', but '{existing}' is not writable by this process. "
+            "Expected a directory that can be written to."
+        )
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in path.parts):
+        raise ExportValueError(
+            f"Received {argument}='{path}'. Expected names of at most {longest} bytes."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody but a writer of versions may change what is in a directory."""
+    return path.name == STAGING or os.path.lexists(path / SAVED_MODEL)
