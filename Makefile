@@ -60,7 +60,7 @@ dist: $(VENV)/installed
 
 $(VENV)/dependencies: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint $(CONSTRAINTS) ".[examples,serving,test,tuner]"
+	$(PIP) --constraint $(CONSTRAINTS) ".[cloud,examples,serving,test,tuner]"
 	touch $@
 
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)

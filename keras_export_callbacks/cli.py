@@ -94,7 +94,7 @@ def _directory(ctx: click.Context, param: click.Parameter, value: str) -> Export
 
 def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
     directory = _directory(ctx, param, value)
-    if not directory.path.is_dir():
+    if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
     return directory
 

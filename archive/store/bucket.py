@@ -174,6 +174,10 @@ class BucketStore(BucketFiles):
             return True
         return False
 
+    def exists(self) -> bool:
+        """Whether there is anything below the URL."""
+        return bool(self.names())
+
     def local_path(self, version: int) -> None:
         """None: nothing there can be linked."""
 
@@ -185,7 +189,7 @@ class BucketStore(BucketFiles):
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are there to stay, in any order."""
-        return sorted(self.listed().versions)
+        return self.listed().versions()
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""
@@ -315,8 +319,10 @@ class BucketStore(BucketFiles):
             self._confirm_claim(staged, target, names, claim)
         except _TakenError:
             raise
-        except BaseException:
+        except BaseException as error:
             claim.is_kept = True  # Until all is removed, which others do if we cannot.
+            if isinstance(error, StorageError) and not isinstance(error, UnreachableError):
+                claim.beat()  # What is missing was cleared by who took this writer for dead.
             self._claims.clear(claim.number)
             claim.is_kept = False
             raise
@@ -416,21 +422,27 @@ class _TakenError(LostClaimError):
 
 
 class Listed(BucketFiles):
-    """A base directory as it was listed; a `Files`.
+    """A base directory as it was listed; a `Listing`.
 
-    Attributes:
+    Args:
+        store: the base directory.
         versions: the numbers of the versions.
+        listed: what is there, if that is known, by relative path.
     """
 
     def __init__(
         self, store: BucketStore, versions: list[int], listed: Mapping[str, Entry] | None = None
     ) -> None:
         super().__init__(store.root, store._bucket, store._key, listed)
-        self.versions = versions
+        self._versions = sorted(versions)
         self._directories: dict[str, dict[str, Entry]] = {}
         for path, entry in (listed or {}).items():
             top, _, below = path.partition("/")
             self._directories.setdefault(top, {})[below] = entry
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions, ascending."""
+        return self._versions
 
     def at(self, name: str) -> BucketFiles:
         """What is below a directory in this one."""

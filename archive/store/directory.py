@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import (
     DamagedVersionError,
+    ExportError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
+from .cloud import side_by_side
 from .files import clear_errors
 from .objective import Mode, Objective
 from .publish import publish_record
@@ -26,7 +30,7 @@ from .verify import OWN_FILES, differences, manifest_problems, problems_of, with
 from .versions import is_marker, parse
 
 # A record, and the identity of the manifest it was read from.
-_Known: TypeAlias = tuple[tuple[int, ...], ExportRecord]
+_Known: TypeAlias = tuple[tuple[int | str, ...], ExportRecord]
 
 
 class ExportDirectory:
@@ -71,10 +75,8 @@ class ExportDirectory:
 
     def versions(self) -> list[int]:
         """The numbers of all versions, ascending, whoever wrote them."""
-        try:
+        with _readable(self.path):
             return self.store.versions()
-        except OSError as error:
-            raise StorageError(f"'{self.path}' cannot be read: {error}.") from error
 
     def latest(self) -> ExportRecord | None:
         """The record of the newest version with a readable manifest, or None."""
@@ -108,13 +110,18 @@ class ExportDirectory:
         """`records`, and why each of the other manifests cannot be read."""
         found = {}
         damage = []
-        for version in self.versions():
-            try:
-                found[version] = self._read(version)
-            except FileNotFoundError:
-                continue  # Another program wrote it, or it was removed meanwhile.
-            except DamagedVersionError as error:
-                damage.append(error)
+        with _readable(self.path):
+            there = self.store.listed()
+            versions = there.versions()
+        read = [partial(self._try_to_read, version, there.at(str(version))) for version in versions]
+        # Each is a request, where it is no local file.
+        is_far = not isinstance(self.path, Path)
+        results = side_by_side(read, 16) if is_far else [each() for each in read]
+        for version, result in zip(versions, results, strict=True):
+            if isinstance(result, DamagedVersionError):
+                damage.append(result)
+            elif result is not None:
+                found[version] = result
         self._known = found
         records = [record for _, record in found.values()]
         self._warn_if_newer(records)
@@ -203,9 +210,16 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _read(self, version: int) -> _Known:
+    def _try_to_read(self, version: int, files: Files) -> _Known | DamagedVersionError | None:
+        try:
+            return self._read(version, files)
+        except FileNotFoundError:
+            return None  # Another program wrote it, or it was removed meanwhile.
+        except DamagedVersionError as error:
+            return error
+
+    def _read(self, version: int, files: Files) -> _Known:
         """The record of a version, read again only if its manifest was replaced."""
-        files = self.store.at(str(version))
         try:
             status = files.stat(MANIFEST)
             identity = status.identity if status else ()
@@ -222,6 +236,16 @@ class ExportDirectory:
         raise VersionNotFoundError(
             f"There is no version {version} in '{self.path}'. It holds {newest or 'no versions'}."
         )
+
+
+@contextlib.contextmanager
+def _readable(base_dir: VersionPath) -> Iterator[None]:
+    try:
+        yield
+    except ExportError:
+        raise
+    except OSError as error:
+        raise StorageError(f"'{base_dir}' cannot be read: {error}.") from error
 
 
 def _record_in(version: Files) -> ExportRecord:

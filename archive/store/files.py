@@ -35,7 +35,7 @@ class FileStat:
     """
 
     size: int | None
-    identity: tuple[int, ...]
+    identity: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)

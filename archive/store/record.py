@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
-from ..errors import DamagedVersionError
+from ..errors import DamagedVersionError, StorageError
 from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
 from .files import FileInfo, first_bytes
 from .objective import Mode, Objective
@@ -230,8 +230,8 @@ def read_record(version: Files) -> ExportRecord:
         if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
         content = first_bytes(version.blocks(MANIFEST), _MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, StorageError):
+        raise  # There is none, or the whole store cannot be read.
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
     return parse_record(content, version.root)

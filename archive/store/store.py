@@ -7,17 +7,17 @@ versions is given a `Store`, and need not know where that is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import VersionNotFoundError
-from .copying import CopyingStore
-from .files import FileStat
+from .bucket import BucketStore
+from .files import FileInfo, FileStat
 from .local import LocalStore
 from .paths import is_url, loadable_text
-from .remote import RemotePath, VersionPath
+from .remote import VersionPath
 from .versions import parse
 
 
@@ -60,7 +60,14 @@ class Files(Protocol):
         """
 
 
-class Store(Files, Protocol):
+class Listing(Files, Protocol):
+    """What was in a base directory at one moment."""
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions that are there to stay, ascending."""
+
+
+class Store(Listing, Protocol):
     """A base directory: where versions are published, read and removed.
 
     A store is opened once by each writer and reader, and lives as long as it:
@@ -71,11 +78,14 @@ class Store(Files, Protocol):
     def check(self) -> None:
         """Raise an `ExportError` unless versions can be published here."""
 
+    def exists(self) -> bool:
+        """Whether there is anything."""
+
+    def listed(self) -> Listing:
+        """What is there now, to look at many versions with few requests."""
+
     def local_path(self, version: int) -> Path | None:
         """Where a version is, if its files can be linked from there; else None."""
-
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, ascending."""
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""
@@ -86,7 +96,12 @@ class Store(Files, Protocol):
         What dead writers left is swept first.
         """
 
-    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
+    def commit(
+        self,
+        staged: Path,
+        finish: Callable[[int], None],
+        known: Mapping[str, FileInfo] | None = None,
+    ) -> int:
         """Publish what was staged as the next version, and return its number.
 
         Readers see all of the version or nothing of it.
@@ -97,6 +112,8 @@ class Store(Files, Protocol):
                 other writer can publish that number, to write into `staged` what
                 depends on it. It may be called again, with the same number or a
                 higher one. If it raises, nothing is published.
+            known: sizes and digests of files in `staged`, by relative path. A store may
+                copy them from what it has published before, instead of sending them.
         """
 
     def remove(self, version: int) -> None:
@@ -118,11 +135,11 @@ def open_store(base_dir: str | os.PathLike[str]) -> Store:
     A relative path stands for the same place wherever the process goes later.
 
     Raises:
-        ExportError: `base_dir` is no path, or one that TensorFlow cannot load from.
+        ExportError: `base_dir` is no path, or a URL that cannot be used.
     """
     text = loadable_text(base_dir)
     if is_url(text):
-        return CopyingStore(RemotePath(text))
+        return BucketStore(text)
     return LocalStore(Path(os.path.abspath(text)))
 
 
