@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 from ..errors import DamagedVersionError
 from ..store.decoding import Int64, decode
-from ..store.remote import VersionPath
 
 INDEX = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
@@ -70,7 +69,7 @@ def write_index(directory: Path, index: VariableIndex, layers: LayerStates) -> N
     (directory / LAYERS).write_text(json.dumps(layers), encoding="utf-8")
 
 
-def read_index(directory: VersionPath) -> VariableIndex:
+def read_index(directory: Path) -> VariableIndex:
     """The index of the version in `directory`.
 
     Raises:
@@ -84,7 +83,7 @@ def read_index(directory: VersionPath) -> VariableIndex:
     return index
 
 
-def read_layers(directory: VersionPath) -> LayerStates:
+def read_layers(directory: Path) -> LayerStates:
     """The other state of the layers in the version in `directory`; older ones have none.
 
     Raises:
@@ -97,7 +96,7 @@ def read_layers(directory: VersionPath) -> LayerStates:
     return layers
 
 
-def _read(path: VersionPath, hint: Any) -> Any:
+def _read(path: Path, hint: Any) -> Any:
     try:
         return decode(path.read_bytes(), hint, "index")
     except FileNotFoundError:
@@ -106,5 +105,5 @@ def _read(path: VersionPath, hint: Any) -> Any:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: VersionPath, error: Exception) -> DamagedVersionError:
+def _damaged(path: Path, error: Exception) -> DamagedVersionError:
     return DamagedVersionError(f"The variable index '{path}' cannot be used: {error}.")

@@ -89,7 +89,7 @@ class BucketFiles:
         """Everything below the directory, by relative path."""
         if self._listed is not None:
             return list(self._listed)
-        return [self._relative(entry) for entry in self._bucket.list(self._key.rstrip("/"))]
+        return [self._relative(entry) for entry in self._bucket.below(self._key.rstrip("/"))]
 
     def stat(self, name: str) -> FileStat | None:
         """Size and identity of a file, by relative path; None if there is none."""
@@ -157,7 +157,7 @@ class BucketStore(BucketFiles):
                     "mounted directory."
                 )
             self._bucket.read(key)
-            self._bucket.list(f"{self._key}{STAGING}")
+            self._bucket.below(f"{self._key}{STAGING}")
         except BaseException:
             with contextlib.suppress(StorageError):
                 self._bucket.delete([key])
@@ -194,7 +194,7 @@ class BucketStore(BucketFiles):
     def has(self, version: int) -> bool:
         """Whether there is this version."""
         try:
-            there = self._bucket.list(f"{self._key}{version}")
+            there = self._bucket.below(f"{self._key}{version}")
         except UnreadableKeyError:
             return True  # `verify` says why it cannot be read.
         is_whole = any(self._relative(entry) == f"{version}/{SAVED_MODEL}" for entry in there)
@@ -206,10 +206,12 @@ class BucketStore(BucketFiles):
     def listed(self) -> Listed:
         """All that is there now, by one listing, which many files can be looked up in."""
         try:
-            entries = self._bucket.list(self._key.rstrip("/"))
+            entries = self._bucket.below(self._key.rstrip("/"))
         except UnreadableKeyError:
             names = self.names()
-            return Listed(self, [number for number in map(parse, names) if number and self.has(number)])
+            return Listed(
+                self, [number for number in map(parse, names) if number and self.has(number)]
+            )
         by_path = {self._relative(entry): entry for entry in entries}
         tops = {path.partition("/")[0] for path in by_path}
         self._numbers.see(tops)
@@ -223,7 +225,9 @@ class BucketStore(BucketFiles):
             number = parse(name)
             if number is None or name in removed or number in claims.graves:
                 continue
-            if f"{name}/{SAVED_MODEL}" in by_path or (number not in claims.live and self.has(number)):
+            if f"{name}/{SAVED_MODEL}" in by_path or (
+                number not in claims.live and self.has(number)
+            ):
                 versions.append(number)
         return Listed(self, versions, by_path)
 
@@ -301,7 +305,11 @@ class BucketStore(BucketFiles):
         return sent.key if now is not None and now == sent.entry else None
 
     def _put_in_place(
-        self, staged: Path, names: Mapping[str, tuple[int, ...]], sources: Mapping[str, str], claim: Claim
+        self,
+        staged: Path,
+        names: Mapping[str, tuple[int, ...]],
+        sources: Mapping[str, str],
+        claim: Claim,
     ) -> None:
         target = f"{self._key}{claim.number}/"
         graph = f"{target}{SAVED_MODEL}"
@@ -340,7 +348,7 @@ class BucketStore(BucketFiles):
 
     def _confirm(self, staged: Path, target: str, names: set[str]) -> None:
         """Raise unless files are where they were put, in full."""
-        there = {entry.key: entry.size for entry in self._bucket.list(target.rstrip("/"))}
+        there = {entry.key: entry.size for entry in self._bucket.below(target.rstrip("/"))}
         for name in names:
             if there.get(target + name) != os.path.getsize(staged / name):
                 raise StorageError(
@@ -366,7 +374,7 @@ class BucketStore(BucketFiles):
         """What was published, to be copied by the next versions."""
         target = f"{self._key}{version}/"
         with contextlib.suppress(StorageError):
-            there = {entry.key: entry for entry in self._bucket.list(target.rstrip("/"))}
+            there = {entry.key: entry for entry in self._bucket.below(target.rstrip("/"))}
             self._sent = {
                 info: _Sent(target + name, there[target + name])
                 for name, info in known.items()
@@ -391,7 +399,8 @@ class BucketStore(BucketFiles):
     def sweep(self) -> None:
         """Complete removals, bury dead writers, and delete what they uploaded."""
         kinds = [
-            partial(self._bucket.list, f"{self._key}{name}") for name in (REMOVALS, STAGING, CLAIMS)
+            partial(self._bucket.below, f"{self._key}{name}")
+            for name in (REMOVALS, STAGING, CLAIMS)
         ]
         removals, staged, claims_there = side_by_side(kinds)
         for entry in removals:
@@ -405,7 +414,7 @@ class BucketStore(BucketFiles):
 
     def _highest(self) -> int:
         """The highest number that is taken."""
-        return max((claimed(name) or 0 for name in super(BucketStore, self).names()), default=0)
+        return max((claimed(name) or 0 for name in super().names()), default=0)
 
     def _sweep_graves(self, graves: set[int]) -> None:
         if not graves:
@@ -463,7 +472,7 @@ def _is_in(directory: str, path: str) -> bool:
 
 def _stats(root: Path) -> dict[str, tuple[int, ...]]:
     """Every file below a directory, with what tells it from what is written there later."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name in relative_files(root):
         status = os.lstat(root / name)
         found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -69,7 +69,7 @@ class Claims:
 
     def all(self) -> Numbered:
         """The claims that are there now."""
-        entries = self._bucket.list(f"{self._base}{CLAIMS}")
+        entries = self._bucket.below(f"{self._base}{CLAIMS}")
         return numbered({self._name(entry): entry for entry in entries})
 
     def has(self, number: int) -> bool:
@@ -113,15 +113,13 @@ class Claims:
         corner = f"{self._base}{STAGING}/{uuid.uuid4().hex}"
         alive = f"{corner}/{_ALIVE}"
         self._bucket.put(alive, b"alive")
-        beating = Heartbeat(
-            lambda: self._bucket.put(alive, uuid.uuid4().bytes), STAGING_LEASE / 10
-        )
+        beating = Heartbeat(lambda: self._bucket.put(alive, uuid.uuid4().bytes), STAGING_LEASE / 10)
         try:
             yield corner
         finally:
             beating.stop()
             with contextlib.suppress(StorageError):  # It is swept in time.
-                self._bucket.delete([entry.key for entry in self._bucket.list(corner)])
+                self._bucket.delete([entry.key for entry in self._bucket.below(corner)])
 
     def sweep_corners(self, staged: Iterable[Entry]) -> None:
         """Delete what dead writers have uploaded.
@@ -194,7 +192,7 @@ class Claims:
         """Remove what lies below a number that is no version; its graph first."""
         graph = f"{self._base}{number}/{SAVED_MODEL}"
         self._bucket.delete([graph])
-        left = [entry.key for entry in self._bucket.list(f"{self._base}{number}")]
+        left = [entry.key for entry in self._bucket.below(f"{self._base}{number}")]
         self._bucket.delete(left)
 
     def now(self) -> datetime:

@@ -200,43 +200,42 @@ class Bucket:
         except ChangedError:
             raise OSError(f"'{self.url}/{key}' was replaced while it was read.") from None
 
-    def list(self, below: str) -> list[Entry]:
+    def below(self, key: str) -> list[Entry]:
         """All objects below a key, at any depth.
 
         Raises:
             UnreadableKeyError: the key of one cannot be used.
         """
+        start = f"{key}/" if key else ""
         return self._do(
             lambda client: [
                 entry
-                for chunk in _obstore().list(client, below or None, chunk_size=1000)
+                for chunk in _obstore().list(client, key or None, chunk_size=1000)
                 for entry in map(_entry, chunk)
-                if entry.key.startswith(_directory(below))
+                if entry.key.startswith(start)
             ],
             "list",
-            below,
+            key,
         )
 
-    def children(self, below: str) -> tuple[set[str], list[Entry]]:
+    def children(self, key: str) -> tuple[set[str], list[Entry]]:
         """The names of what is right below a key: those with more below them, and objects.
 
         Raises:
             UnreadableKeyError: the key of one cannot be used.
         """
+        start = f"{key}/" if key else ""
 
         def act(client: Any) -> tuple[set[str], list[Entry]]:
-            found = _obstore().list_with_delimiter(client, below or None)
-            start = len(_directory(below))
+            found = _obstore().list_with_delimiter(client, key or None)
+            prefixes = (prefix.removeprefix(start) for prefix in found["common_prefixes"])
+            entries = map(_entry, found["objects"])
             return (
-                {prefix[start:].rstrip("/") for prefix in found["common_prefixes"]} - {""},
-                [
-                    entry
-                    for entry in map(_entry, found["objects"])
-                    if entry.key.startswith(_directory(below))
-                ],
+                {prefix.rstrip("/") for prefix in prefixes} - {""},
+                [entry for entry in entries if entry.key.startswith(start)],
             )
 
-        return self._do(act, "list", below)
+        return self._do(act, "list", key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; some of them may be gone already."""
@@ -468,10 +467,6 @@ def _entry(meta: Mapping[str, Any]) -> Entry:
     )
 
 
-def _directory(key: str) -> str:
-    return f"{key}/" if key else ""
-
-
 # What is said of an error. obstore's texts run to 1,400 characters.
 
 
@@ -491,7 +486,8 @@ def _short(text: str) -> str:
             return f"{server} accepted the connection and did not answer"
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", first)
     if status:
-        details = [re.search(rf"<{tag}>\s*([^<]+?)\s*</{tag}>", first) for tag in ("Code", "Message")]
+        tags = ("Code", "Message")
+        details = [re.search(rf"<{tag}>\s*([^<]+?)\s*</{tag}>", first) for tag in tags]
         said = ": ".join(found[1] for found in details if found)
         first = f"{server} said {status[1].strip()}{f' ({said})' if said else ''}"
     line = " ".join(first.split()).rstrip(".")

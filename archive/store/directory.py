@@ -19,8 +19,10 @@ from ..errors import (
     VersionNotFoundError,
 )
 from .cloud import side_by_side
+from .download import download
 from .files import clear_errors
 from .objective import Mode, Objective
+from .paths import local_path
 from .publish import publish_record
 from .record import MANIFEST, SCHEMA, ExportRecord, read_record
 from .remote import VersionPath
@@ -202,6 +204,23 @@ class ExportDirectory:
             if problems := [*manifest_problems(origin), *found]:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.store)
+
+    def download(self, version: int, to: str | os.PathLike[str]) -> Path:
+        """Copy a version to a local directory, and return its path.
+
+        The copy is compared with what was published. It appears complete, or not
+        at all, and shares no bytes with the version.
+
+        Args:
+            version: the number of the version.
+            to: a new or an empty directory.
+
+        Raises:
+            ExportError: there is no such version, it does not verify, or there is
+                something in `to`.
+        """
+        with clear_errors(to):
+            return download(self._files_of(version), local_path(to))
 
     def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
         """Say once of each version that a later version of this library wrote it."""

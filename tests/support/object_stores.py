@@ -115,6 +115,7 @@ class Server:
             with contextlib.closing(_Lost()) as lost:
                 b"".join(app(environ, lost.start))
             raise ConnectionAbortedError
+
         return wrapped
 
 
@@ -277,9 +278,7 @@ def _make_container(port: int, name: str) -> None:
 
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
     canonical = "".join(f"{key}:{value}\n" for key, value in sorted(headers.items()))
-    text = (
-        "PUT" + "\n" * 12 + canonical + f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
-    )
+    text = "PUT" + "\n" * 12 + canonical + f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
     key = base64.b64decode(_ACCOUNT_KEY)
     signed = base64.b64encode(hmac.new(key, text.encode(), hashlib.sha256).digest()).decode()
     headers["Authorization"] = f"SharedKey {_ACCOUNT}:{signed}"
@@ -319,12 +318,11 @@ class Relay:
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                with contextlib.suppress(OSError), socket.create_connection(
-                    ("127.0.0.1", target)
-                ) as other:
-                    back = threading.Thread(
-                        target=_pump, args=(other, self.request), daemon=True
-                    )
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection(("127.0.0.1", target)) as other,
+                ):
+                    back = threading.Thread(target=_pump, args=(other, self.request), daemon=True)
                     back.start()
                     _pump(self.request, other)
                     back.join()

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -110,7 +110,7 @@ class Place:
         key = f"{base}/{at}".rstrip("/")
         return {
             entry.key.removeprefix(f"{key}/"): there.read(entry.key)[0]
-            for entry in there.list(key)
+            for entry in there.below(key)
             if entry.size or not entry.key.startswith(f"{base}/{claims.CLAIMS}/")
         }
 
