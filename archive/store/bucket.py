@@ -148,6 +148,7 @@ class BucketStore(BucketFiles):
         key = f"{self._key}{STAGING}/probe-{uuid.uuid4().hex}/probe"
         created = self._bucket.create(key, b"first")
         try:
+            self._bucket.read(key)
             is_kept = self._bucket.create(key, b"second") is None
             if created is None or not is_kept or not self._is_compared(key, created):
                 raise StorageError(
@@ -156,7 +157,6 @@ class BucketStore(BucketFiles):
                     "store that honours them, as S3, Google Cloud Storage and Azure do, or a "
                     "mounted directory."
                 )
-            self._bucket.read(key)
             self._bucket.below(f"{self._key}{STAGING}")
         except BaseException:
             with contextlib.suppress(StorageError):
@@ -302,7 +302,9 @@ class BucketStore(BucketFiles):
         if sent is None:
             return None
         now = self._bucket.head(sent.key)
-        return sent.key if now is not None and now == sent.entry else None
+        # Not the time: a list tells it more exactly. Nor the generation: a list may lack it.
+        is_same = now is not None and (now.size, now.tag) == (sent.entry.size, sent.entry.tag)
+        return sent.key if is_same else None
 
     def _put_in_place(
         self,

@@ -351,10 +351,10 @@ def bucket_at(url: str) -> tuple[Bucket, str]:
             "'s3://bucket/prefix', 'gs://bucket/prefix' or 'az://container/prefix'. Mount other "
             f"places as a directory, for example with 'rclone mount', instead of '{scheme}://'."
         )
-    key = key.strip("/")
+    key = key.rstrip("/")
     if not name or {"", ".", ".."} & set(key.split("/") if key else ()) or not key.isprintable():
         raise ExportValueError(
-            f"Received '{url}'. Expected '{scheme}://bucket/prefix' without empty parts, '.', '..' "
+            f"Received {url!r}. Expected '{scheme}://bucket/prefix' without empty parts, '.', '..' "
             "and control characters."
         )
     if importlib.util.find_spec("obstore") is None:
@@ -471,7 +471,11 @@ def _entry(meta: Mapping[str, Any]) -> Entry:
 
 
 def _is_temporary(text: str) -> bool:
-    return bool(re.search(r"HTTP error|status code: (5\d\d|429|408)", text.split("\n\nDebug")[0]))
+    return bool(
+        re.search(
+            r"HTTP error|status code: (50[02-9]|5[1-9]\d|429|408)", text.split("\n\nDebug")[0]
+        )
+    )
 
 
 def _short(text: str) -> str:

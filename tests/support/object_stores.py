@@ -216,11 +216,8 @@ def _serve(server: Server, app: App) -> Server:
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002
             pass
 
-        def run_wsgi(self) -> None:
-            try:
-                super().run_wsgi()
-            except ConnectionAbortedError:
-                self.close_connection = True
+        def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+            self.close_connection = True
 
     made = make_server("127.0.0.1", 0, server.wrap(app), threaded=True, request_handler=Handler)
     made.daemon_threads = True
