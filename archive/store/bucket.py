@@ -45,6 +45,9 @@ from .remote import RemotePath
 from .staging import temporary_workspace
 from .versions import SAVED_MODEL, Numbers, claimed, parse
 
+# With more versions it takes fewer requests to look at each than to list all their files.
+_MANY = 100
+
 # How often a writer that was taken for dead begins anew.
 _ATTEMPTS = 5
 
@@ -99,6 +102,11 @@ class BucketFiles:
             entry = self._bucket.head(f"{self._key}{name}")
         return None if entry is None else FileStat(entry.size, entry.identity)
 
+    def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
+        """Size and identity of a file, and its first bytes."""
+        content, entry = self._bucket.read(f"{self._key}{name}", limit)
+        return FileStat(entry.size, entry.identity), content
+
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a file, from its beginning."""
         return self._bucket.blocks(f"{self._key}{name}")
@@ -140,6 +148,7 @@ class BucketStore(BucketFiles):
         self._claims = Claims(bucket, self._key)
         self._numbers = Numbers()
         self._sent: dict[FileInfo, _Sent] = {}
+        self._has_many: bool | None = None
 
     def check(self) -> None:
         """Raise unless versions can be published here, safely for several writers."""
@@ -204,32 +213,41 @@ class BucketStore(BucketFiles):
         return not (self._claims.is_buried if is_whole else self._claims.has)(version)
 
     def listed(self) -> Listed:
-        """All that is there now, by one listing, which many files can be looked up in."""
-        try:
-            entries = self._bucket.below(self._key.rstrip("/"))
-        except UnreadableKeyError:
-            names = self.names()
-            return Listed(
-                self, [number for number in map(parse, names) if number and self.has(number)]
-            )
+        """What is there now; one listing of all files, unless there are many."""
+        entries = None
+        if self._has_many is None:
+            self._has_many = len(self.names()) > _MANY
+        if not self._has_many:
+            with contextlib.suppress(UnreadableKeyError):
+                entries = self._bucket.below(self._key.rstrip("/"))
+        if entries is None:
+            numbers = {number for number in map(parse, self.names()) if number}
+            self._has_many = len(numbers) > _MANY
+            return Listed(self, self._versions_among(numbers))
         by_path = {self._relative(entry): entry for entry in entries}
-        tops = {path.partition("/")[0] for path in by_path}
-        self._numbers.see(tops)
-        claims = numbered(
-            {path.partition("/")[2]: by_path[path] for path in by_path if _is_in(CLAIMS, path)}
-        )
-        removed = {path.partition("/")[2] for path in by_path if _is_in(REMOVALS, path)}
-        directories = {path.partition("/")[0] for path in by_path if "/" in path}
-        versions = []
-        for name in directories:
-            number = parse(name)
-            if number is None or name in removed or number in claims.graves:
-                continue
-            if f"{name}/{SAVED_MODEL}" in by_path or (
-                number not in claims.live and self.has(number)
-            ):
-                versions.append(number)
+        claims = numbered(_below(CLAIMS, by_path))
+        gone = {*map(parse, _below(REMOVALS, by_path)), *claims.graves}
+        self._numbers.see({path.partition("/")[0] for path in by_path})
+        present = {parse(path.partition("/")[0]) for path in by_path if "/" in path} - {None}
+        self._has_many = len(present) > _MANY
+        versions = [
+            number
+            for number in present - gone
+            if number
+            and (
+                f"{number}/{SAVED_MODEL}" in by_path
+                or (number not in claims.live and self.has(number))
+            )
+        ]
         return Listed(self, versions, by_path)
+
+    def _versions_among(self, numbers: set[int]) -> list[int]:
+        """Which of the numbers that were there a moment ago are versions."""
+        # What is uploaded has a claim by now, or is there by now.
+        kinds = [partial(self._bucket.below, f"{self._key}{name}") for name in (REMOVALS, CLAIMS)]
+        removed, claimed_now = side_by_side(kinds)
+        uncertain = {parse(entry.key.rpartition("/")[2]) for entry in [*removed, *claimed_now]}
+        return [number for number in numbers if number not in uncertain or self.has(number)]
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -468,8 +486,12 @@ class Listed(BucketFiles):
 _probed: set[Bucket] = set()
 
 
-def _is_in(directory: str, path: str) -> bool:
-    return path.startswith(f"{directory}/")
+def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Those of the entries that are right below a directory, by name."""
+    start = f"{directory}/"
+    return {
+        path.removeprefix(start): entry for path, entry in entries.items() if path.startswith(start)
+    }
 
 
 def _stats(root: Path) -> dict[str, tuple[int, ...]]:

@@ -65,7 +65,8 @@ class Entry:
     @property
     def identity(self) -> tuple[int | str, ...]:
         """What tells it from what is written there before and after."""
-        return (self.size, self.tag or "", self.generation or "")
+        # A list may lack the generation.
+        return (self.size, self.tag or self.generation or "")
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ class Bucket:
 
         return self._do(act, "read", key)
 
-    def read(self, key: str) -> tuple[bytes, Entry]:
-        """An object.
+    def read(self, key: str, limit: int | None = None) -> tuple[bytes, Entry]:
+        """The first `limit` bytes of an object, by default all, and what it is.
 
         Raises:
             FileNotFoundError: there is none.
@@ -161,7 +162,11 @@ class Bucket:
 
         def act(client: Any) -> tuple[bytes, Entry]:
             found = _obstore().get(client, key)
-            return bytes(found.bytes()), _entry(found.meta)
+            entry = _entry(found.meta)
+            if limit is not None and entry.size > limit:
+                options = {"range": (0, limit)}
+                return bytes(_obstore().get(client, key, options=options).bytes()), entry
+            return bytes(found.bytes()), entry
 
         return self._do(act, "read", key)
 
@@ -261,6 +266,9 @@ class Bucket:
         return None
 
     def _do(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
+        if self._has_answered and threading.current_thread() is not threading.main_thread():
+            _check_process()
+            return self._patiently(act, what, key)  # Ctrl-C does not come here.
         limit = None if self._has_answered else FIRST_ANSWER_SECONDS
         future = self._begin(act, what, key)
         try:

@@ -20,11 +20,11 @@ from ..errors import (
 )
 from .cloud import side_by_side
 from .download import download
-from .files import clear_errors
+from .files import Identity, clear_errors
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
-from .record import MANIFEST, SCHEMA, ExportRecord, read_record
+from .record import MANIFEST, SCHEMA, ExportRecord, read_identified, read_record
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
 from .store import Files, Store, open_store, version_path
@@ -32,7 +32,7 @@ from .verify import OWN_FILES, differences, manifest_problems, problems_of, with
 from .versions import is_marker, parse
 
 # A record, and the identity of the manifest it was read from.
-_Known: TypeAlias = tuple[tuple[int | str, ...], ExportRecord]
+_Known: TypeAlias = tuple[Identity, ExportRecord]
 
 
 class ExportDirectory:
@@ -239,13 +239,15 @@ class ExportDirectory:
 
     def _read(self, version: int, files: Files) -> _Known:
         """The record of a version, read again only if its manifest was replaced."""
+        if version not in self._known:
+            return read_identified(files)
         try:
             status = files.stat(MANIFEST)
             identity = status.identity if status else ()
         except OSError:
-            identity = ()  # `read_record` says what is wrong.
+            identity = ()  # `read_identified` says what is wrong.
         known = self._known.get(version)
-        return known if known and known[0] == identity else (identity, read_record(files))
+        return known if known and known[0] == identity else read_identified(files)
 
     def _files_of(self, version: int) -> Files:
         if parse(str(version)) is not None and self.store.has(version):

@@ -10,11 +10,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import ExportError, StorageError
 
 # How much of a file is read at a time.
 BLOCK = 2**20
+
+
+# What tells a file from another one, or from itself changed.
+Identity: TypeAlias = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class FileStat:
     """
 
     size: int | None
-    identity: tuple[int | str, ...]
+    identity: Identity
 
 
 @dataclass(frozen=True)

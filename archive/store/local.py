@@ -23,6 +23,7 @@ from .files import (
     FileStat,
     blocks_of,
     clear_errors,
+    first_bytes,
     identity_of,
     link_or_copy,
     relative_files,
@@ -71,6 +72,15 @@ class LocalFiles:
             return None
         is_regular = stat.S_ISREG(status.st_mode)
         return FileStat(status.st_size if is_regular else None, identity_of(status))
+
+    def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
+        """Size and identity of a file, and its first bytes."""
+        status = self.stat(name)
+        if status is None:
+            raise FileNotFoundError(f"There is no '{self.root / name}'.")
+        if status.size is None:
+            return status, b""
+        return status, first_bytes(self.blocks(name), limit)
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a file, from its beginning."""

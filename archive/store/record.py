@@ -23,7 +23,7 @@ import msgspec
 
 from ..errors import DamagedVersionError, StorageError
 from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
-from .files import FileInfo, first_bytes
+from .files import FileInfo, Identity
 from .objective import Mode, Objective
 from .remote import VersionPath
 from .store import Files
@@ -221,20 +221,22 @@ def read_record(version: Files) -> ExportRecord:
         FileNotFoundError: it has no manifest; another program wrote it.
         DamagedVersionError: it has one that is not ours or not whole.
     """
+    return read_identified(version)[1]
+
+
+def read_identified(version: Files) -> tuple[Identity, ExportRecord]:
+    """The identity of a version's manifest, and the record in it; raises as `read_record`."""
     path = version.root / MANIFEST
     try:
-        status = version.stat(MANIFEST)
-        if status is None:
-            raise FileNotFoundError(f"There is no '{path}'.")
+        status, content = version.read(MANIFEST, _MAX_BYTES + 1)
         # Neither a link out of the version, nor a pipe to wait on for ever.
         if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
-        content = first_bytes(version.blocks(MANIFEST), _MAX_BYTES + 1)
     except (FileNotFoundError, StorageError):
         raise  # There is none, or the whole store cannot be read.
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
-    return parse_record(content, version.root)
+    return status.identity, parse_record(content, version.root)
 
 
 def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:

@@ -43,6 +43,13 @@ class Files(Protocol):
     def stat(self, name: str) -> FileStat | None:
         """Size and identity of a file, by relative path; None if there is none."""
 
+    def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
+        """Size and identity of a file, and its first `limit` bytes if it is a regular one.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a file, from its beginning.
 

@@ -679,9 +679,28 @@ def test_many_manifests_are_read_side_by_side(s3: Server, url: str) -> None:
     directory = ExportDirectory(url)
     s3.requests.clear()
     assert [record.version for record in directory.records()] == [1, 2, 3]
-    assert s3.requests == {"GET": 4}  # One lists them all.
+    assert s3.requests == {"GET": 5}  # One counts the versions, one lists all files.
     assert [record.version for record in directory.records()] == [1, 2, 3]
-    assert s3.requests == {"GET": 5}
+    assert s3.requests == {"GET": 6}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_many_versions_are_looked_at_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "_MANY", 2)
+    place = place_of(kind)
+    place.enter(monkeypatch)
+    for _ in range(4):
+        export(place.store())
+    place.store().remove(4)
+    found, key = cloud.bucket_at(str(place.base))
+    found.create(f"{key}/{claims.CLAIMS}/6", b"writing")
+    place.put("6/file", b"")
+    directory = place.directory()
+    for _ in range(2):
+        assert directory.versions() == [1, 2, 3]
+        assert [record.version for record in directory.records()] == [1, 2, 3]
+    place.put(f"2/{MANIFEST}", b"{")
+    assert [record.version for record in directory.records()] == [1, 3]
 
 
 def test_a_file_is_one_request(s3: Server, url: str) -> None:

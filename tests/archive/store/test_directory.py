@@ -136,9 +136,11 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    real = directory_module.read_record
+    real = directory_module.read_identified
     monkeypatch.setattr(
-        directory_module, "read_record", lambda files: read.append(files.root.name) or real(files)
+        directory_module,
+        "read_identified",
+        lambda files: read.append(files.root.name) or real(files),
     )
     first = base.records()
     assert base.records() == first
