@@ -1,8 +1,9 @@
-"""The export engine: what becomes a SavedModel, and how it reaches a directory.
+"""The export engine: it writes Keras models as SavedModels and publishes them in a directory.
 
-Installed as ``keras_export_callbacks.archive``. Its modules know TensorFlow and
-directories; none of them knows callbacks. Read them in the order an export
-takes: ``export_archive`` (what to export) → ``graph`` and ``snapshot`` (on the
-training thread) → ``weights`` (the bytes) → ``publish`` (one rename) →
-``record`` and ``directory`` (what was published).
+It is installed as ``keras_export_callbacks.archive``. Its modules use TensorFlow
+and directories, but no callbacks. Read them in the order of an export:
+``export_archive`` registers what to export. ``graph`` and ``backends`` trace it
+and read the variables, on the training thread. ``writer`` and ``savedmodel``
+write the files. ``parity`` compares them with the model. ``store`` publishes
+the version.
 """

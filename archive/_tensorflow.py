@@ -1,7 +1,8 @@
-"""The calls into TensorFlow that have no public way, and the reason for each.
+"""Calls to private TensorFlow API, each with the reason why the public API is not enough.
 
-Tried with TensorFlow 2.18 and 2.21; `tests/test_private_calls.py` fails when
-one of them moves. Everything else in this project uses public API.
+They work with TensorFlow 2.18 and 2.21. `tests/test_private_calls.py` fails if
+TensorFlow changes one of them. The engine's calls to private Keras API are in
+`graph/_keras.py`. All other modules of the engine use public API.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tensorflow.core.protobuf import (
 )
 from tensorflow.python.saved_model import save_context
 
-# An object whose attributes, under any name, become children of a SavedModel.
-# `tf.Module` is public but reserves names such as `variables`. Keras builds its
-# own `ExportArchive` on this class.
+# The attributes of such an object become children of a SavedModel, under any name.
+# `tf.Module` is public, but it reserves names such as `variables`. Keras builds
+# its own `ExportArchive` on this class.
 AutoTrackable = tf.__internal__.tracking.AutoTrackable
 
-# What TensorFlow can track; only needed to refuse what it cannot, as Keras does.
+# The base class of all objects that TensorFlow can track, such as lookup tables.
 Trackable = tf.__internal__.tracking.Trackable
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -31,59 +32,88 @@ OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 def concrete_functions(function: Any) -> list[Any]:
     """The traces of a `tf.function`, oldest first.
 
-    `get_concrete_function` would need the arguments of each trace again.
+    The public `get_concrete_function` needs the arguments of each trace, and these
+    are not known here.
     """
     return list(function._list_all_concrete_functions())
 
 
 def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> list[Any]:
-    """The traces of a `tf.function` that a SavedModel of it will hold, made now.
+    """The traces that a SavedModel of a `tf.function` will hold. Missing ones are made now.
 
-    While TensorFlow saves, it traces a function again that was not traced in a
-    context like its own. It must not: layers run on the training thread, and
-    saving may not.
+    When TensorFlow saves a function, it traces the function again, unless it was
+    traced in the same save context. That must not happen: saving may run on another
+    thread, but layers may only run on the training thread. This function
+    therefore traces in that context.
     """
     with save_context.save_context(options or tf.saved_model.SaveOptions()):
         return list(function._list_all_concrete_functions_for_serialization())
 
 
 def argument_names(trace: Any) -> list[str]:
-    """The names that a trace's tensor arguments get as the inputs of a signature, in order.
+    """The names of a trace's tensor arguments as inputs of a signature, in order.
 
-    The public `structured_input_signature` shows other names: where a leaf is
-    called like its argument, TensorFlow puts the argument's name before it.
+    The public `structured_input_signature` shows other names. If a leaf has the same
+    name as its argument, TensorFlow puts the argument's name before it.
     """
     return [str(name) for name in trace._arg_keywords]
 
 
 def replicas(variable: Any) -> Sequence[Any]:
-    """The variables behind one that a `tf.distribute.Strategy` made; none behind another.
+    """The variables behind a variable of a `tf.distribute.Strategy`; empty for other variables.
 
-    A trace reads one of them, and knows nothing of the variable that users see.
+    A trace reads one of these replicas. It does not refer to the variable that users see.
     """
     return variable.values if isinstance(variable, tf.distribute.DistributedValues) else ()
+
+
+class WithoutValues(tf.train.experimental.ShardingCallback):  # type: ignore[misc]
+    """Keeps the values of variables out of the checkpoint of a SavedModel.
+
+    The checkpoint then holds only the description of the objects. The callback and the
+    option that takes it are public. Leaving tensors out is not: the documentation
+    forbids it, although nothing checks it.
+
+    Attributes:
+        keys: The checkpoint keys of the tensors that were left out.
+    """
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+    @property
+    def description(self) -> str:
+        return "Writes only the description of the objects. The values are written separately."
+
+    def __call__(self, shardable_tensors: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+        self.keys |= {item.checkpoint_key for item in shardable_tensors} - {OBJECT_GRAPH_KEY}
+        return [
+            {item.checkpoint_key: {item.slice_spec: item.tensor}}
+            for item in shardable_tensors
+            if item.checkpoint_key == OBJECT_GRAPH_KEY
+        ]
 
 
 def signature_defs(saved_model: bytes) -> dict[str, Any]:
     """The `SignatureDef` protos in the contents of a `saved_model.pb`, by name.
 
-    TensorFlow loads them publicly only together with the whole model.
+    The public API loads them only together with the whole model.
     """
     message = saved_model_pb2.SavedModel.FromString(saved_model)
     return {
         name: signature
         for meta_graph in message.meta_graphs
         for name, signature in meta_graph.signature_def.items()
-        if not name.startswith("__")  # Such as __saved_model_init_op.
+        if not name.startswith("__")  # For example, __saved_model_init_op.
     }
 
 
 def state_keys(object_graph: bytes, attribute: str) -> list[dict[str, str]]:
     """The checkpoint keys of each object in a list attribute of the root.
 
-    Each object's keys are given by their last part, such as ``VARIABLE_VALUE``.
-    The format is TensorFlow's `TrackableObjectGraph`, which every checkpoint
-    carries under `OBJECT_GRAPH_KEY`; no public module names the proto.
+    The keys of an object are given by their last part, such as ``VARIABLE_VALUE``.
+    `object_graph` is TensorFlow's `TrackableObjectGraph` proto. Every checkpoint holds
+    it under `OBJECT_GRAPH_KEY`, but no public module contains the proto.
     """
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(object_graph)
 
@@ -100,8 +130,8 @@ def fingerprint_for(fingerprint: bytes, checkpoint_index: bytes) -> bytes:
     """The contents of `fingerprint.pb` for the same graph with another checkpoint.
 
     `checkpoint_hash` is the FarmHash64 of the checkpoint's index file
-    (``tensorflow/cc/saved_model/fingerprinting.cc``). TensorFlow reads
-    fingerprints publicly, but does not write them.
+    (``tensorflow/cc/saved_model/fingerprinting.cc``). The public API reads
+    fingerprints, but does not write them.
     """
     message = fingerprint_pb2.FingerprintDef.FromString(fingerprint)
     data = tf.io.decode_raw([checkpoint_index], tf.uint8)

@@ -1,4 +1,4 @@
-"""What counts as a number in an argument: Python's and NumPy's, but no bool."""
+"""Checks for numbers in arguments. Python's and NumPy's numbers count, but bools do not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numbers
 
 
 def is_whole(value: object) -> bool:
-    """Whether `value` is an integer."""
+    """Whether `value` is an integer, and not a bool."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
 
 
 def is_real(value: object) -> bool:
-    """Whether `value` is a real number, NaN and infinities included."""
+    """Whether `value` is a real number, and not a bool. NaN and infinities count."""
     return not isinstance(value, bool) and isinstance(value, numbers.Real)

@@ -1,7 +1,7 @@
-"""Every error of this library, all of them an `ExportError`.
+"""All errors that this library raises. Each is an `ExportError`.
 
-Each also derives from the builtin that Keras raises for the same mistake, so
-that code written for `keras.export.ExportArchive` catches what it always did.
+Each also derives from the built-in error that Keras raises for the same mistake.
+Code that was written for `keras.export.ExportArchive` therefore still catches them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import cast
 
 
 class ExportError(Exception):
-    """Base of every error raised by this library.
+    """Base class of all errors that this library raises.
 
     Example:
 
@@ -24,7 +24,7 @@ class ExportError(Exception):
 
 
 class ExportValueError(ExportError, ValueError):
-    """An argument has the right type and a value that cannot be used."""
+    """An argument has the right type, but a value that cannot be used."""
 
 
 class ExportTypeError(ExportError, TypeError):
@@ -36,27 +36,27 @@ class BackendError(ExportError, NotImplementedError):
 
 
 class StorageError(ExportError, OSError):
-    """A base directory cannot be read or written: it is full, read-only or no directory."""
+    """A directory cannot be read or written. For example, the disk is full or read-only."""
 
 
 class VersionNotFoundError(ExportError, LookupError):
-    """The base directory has no such version."""
+    """The requested version does not exist."""
 
 
 class DamagedVersionError(ExportError):
-    """A version or its manifest is not what was published."""
+    """A version or its manifest differs from what was published."""
 
 
 class NewerVersionError(ExportError):
-    """A later version of this library wrote a version, and only that one can do this with it."""
+    """A newer release of this library wrote the version, and this release cannot handle it."""
 
 
 class SupersededError(ExportError):
-    """The same or something better was published before, so this was dropped."""
+    """The version was not published, because an equal or better one was published before."""
 
 
 class MismatchError(ExportError, ValueError):
-    """A version's variables do not fit the model they should go into."""
+    """A version's variables do not match those of the model to restore."""
 
 
 class LoaderError(ExportError, RuntimeError):
@@ -64,7 +64,7 @@ class LoaderError(ExportError, RuntimeError):
 
 
 class ParityError(ExportError, AssertionError):
-    """An artifact computes something else than the model it was made from."""
+    """An artifact and the model that it was made from compute different outputs."""
 
 
 class UntrackedError(ExportError, AssertionError):
@@ -72,13 +72,13 @@ class UntrackedError(ExportError, AssertionError):
 
 
 def error_like(error: Exception) -> type[ExportError]:
-    """The kind of `ExportError` that is also of the builtin type that `error` is of."""
+    """Return a kind of `ExportError` that is also of the built-in type of `error`."""
     if isinstance(error, ValueError):
         return ExportValueError
     if isinstance(error, TypeError):
         return ExportTypeError
     builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
-    # A KeyError would print the message as it prints a key.
+    # `KeyError.__str__` would print the message in quotes, as it prints a key.
     return cast(
         "type[ExportError]",
         type("ExportError", (ExportError, builtin), {"__str__": Exception.__str__}),

@@ -1,4 +1,4 @@
-"""`ExportArchive`: register what to export, and write it as a SavedModel."""
+"""`ExportArchive` registers what to export and writes it as a SavedModel."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _RESERVED = {*VARIABLE_LISTS, "signatures"}
 
 
 class ExportArchive:
-    """Write SavedModels for serving; a drop-in for `keras.export.ExportArchive`.
+    """Write SavedModels for serving; a drop-in replacement for `keras.export.ExportArchive`.
 
-    Register what to serve with `track` and `add_endpoint`, then `write_out`.
-    Unlike Keras's, it stores each variable once, and writing again costs about
-    what writing the variables costs, because the traced graph is kept. It is
-    traced again when endpoints, tracked objects, the set of variables, a
-    `trainable` flag, or the vocabulary of a layer changed.
+    Register what to serve with `track` and `add_endpoint`, then call `write_out`.
+    Unlike Keras's archive, this one stores each variable once. Repeated `write_out`
+    calls reuse the traced graph, so they cost about as much as writing the variables.
+    The graph is made again if endpoints, tracked objects, the set of variables, a
+    `trainable` flag, or the vocabulary of a layer have changed.
 
     Args:
-        format: ``"saved_model"``, the only one; Keras's archive knows more.
+        format: The format to write. Only ``"saved_model"`` is supported.
 
     Raises:
-        BackendError: Keras runs on another backend than TensorFlow.
-        ExportValueError: `format` is another one.
+        BackendError: If Keras does not run on the TensorFlow backend.
+        ExportValueError: If `format` is not ``"saved_model"``.
 
     Example:
 
@@ -67,32 +67,34 @@ class ExportArchive:
 
     @property
     def variables(self) -> list[Any]:
-        """All variables of the tracked layers, as they have them now."""
+        """The current variables of all tracked layers, each once."""
         return self._registration.variables("variables")
 
     @property
     def trainable_variables(self) -> list[Any]:
-        """Those of the tracked layers' variables that training changes."""
+        """The current trainable variables of all tracked layers."""
         return self._registration.variables("trainable_variables")
 
     @property
     def non_trainable_variables(self) -> list[Any]:
-        """The other variables: statistics, seeds, and what is frozen."""
+        """The other current variables, such as statistics, seeds and frozen weights."""
         return self._registration.variables("non_trainable_variables")
 
     def track(self, resource: Any) -> None:
-        """Make the variables and lookup tables of an object part of the artifact.
+        """Add the variables and lookup tables of an object to the artifact.
 
-        What an endpoint reads is found by itself. Tracking is needed for the
-        three variable lists on the revived object, and for objects that an
-        endpoint reaches in a way that cannot be followed.
+        Variables and tables that an endpoint uses are usually found without this call.
+        Track a layer or model to get the lists `variables`, `trainable_variables` and
+        `non_trainable_variables` on the loaded object. Track a table if `write_out`
+        reports that an endpoint uses a table that is not part of the archive.
 
         Args:
-            resource: a built layer or model, or any TensorFlow trackable object,
-                such as a lookup table.
+            resource: A built layer or model, or a TensorFlow trackable object, such as
+                a lookup table.
 
         Raises:
-            ExportValueError: it is neither, or a layer that is not built.
+            ExportValueError: If `resource` is neither of these, or is a layer that has
+                not been built.
         """
         if isinstance(resource, keras.Layer) and not is_built(resource):
             raise ExportValueError(
@@ -113,26 +115,28 @@ class ExportArchive:
         input_signature: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Register a function to serve; the first one is also `serving_default`.
+        """Register a function to serve. The first endpoint also becomes `serving_default`.
 
         Args:
-            name: the name of the method and signature, a Python identifier.
-            fn: takes and returns tensors, or these nested in lists, tuples and dicts.
-            input_signature: a list with one item per positional argument of
-                `fn`: `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or
-                tensor, nested as `fn` takes them. None for a `tf.function` that
-                has been called: it is exported with the shapes it was called
-                with, and is never traced anew when a layer changes later.
-            **kwargs: refused; Keras has options here for other backends.
+            name: String. The name of the method and of the signature. It must be a
+                Python identifier that does not start with an underscore.
+            fn: A function that takes and returns tensors, which may be nested in lists,
+                tuples and dicts.
+            input_signature: A list with one item per positional argument of `fn`. Each
+                item is a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor,
+                or a nested structure of these, as `fn` takes it. Pass None if `fn` is a
+                `tf.function` that has been called. It is then exported with the shapes
+                that it was called with, and is not traced again when a layer changes.
+            **kwargs: Not supported. Keras's archive has options here for other backends.
 
         Returns:
-            The `tf.function` that wraps `fn`, which other endpoints may call.
+            The `tf.function` that wraps `fn`. Other endpoints may call it.
 
         Raises:
-            ExportValueError: the name is taken or not an identifier, or there is
-                no signature and `fn` was not traced.
-            ExportTypeError: `fn` cannot be called, or the signature holds
-                something that is no spec.
+            ExportValueError: If the name is already taken or is not an identifier, or
+                if there is no signature and `fn` is not a traced `tf.function`.
+            ExportTypeError: If the name is not a string, if `fn` is not callable, or if
+                `input_signature` is not a list of specs.
 
         Example:
 
@@ -148,8 +152,8 @@ class ExportArchive:
         _check_name(name, [*registered.endpoints, *registered.collections])
         if kwargs:
             raise ExportValueError(
-                f"Received {', '.join(sorted(kwargs))}. These options of Keras's archive are for "
-                "the JAX backend; this archive runs on TensorFlow. Leave them out."
+                f"Received the options {', '.join(sorted(kwargs))}. Keras's archive uses them on "
+                "the JAX backend only. This archive runs on TensorFlow. Leave the options out."
             )
         specs = None if input_signature is None else tensor_specs(input_signature)
         if specs is not None and not callable(fn):
@@ -161,16 +165,20 @@ class ExportArchive:
     def track_and_add_endpoint(
         self, name: str, resource: Any, input_signature: Any, **kwargs: Any
     ) -> Any:
-        """`track` a layer or model and serve its `__call__`.
+        """Track a layer or model, and serve its `__call__`.
 
         Args:
-            name: as for `add_endpoint`.
-            resource: a built layer or model.
-            input_signature: as for `add_endpoint`.
-            **kwargs: refused, as by `add_endpoint`.
+            name: String. The name of the endpoint, as in `add_endpoint`.
+            resource: A built layer or model.
+            input_signature: The specs of the inputs, as in `add_endpoint`.
+            **kwargs: Not supported, as in `add_endpoint`.
 
         Returns:
             The `tf.function` that calls the resource.
+
+        Raises:
+            ExportError: If the resource cannot be tracked or called, or for the reasons
+                that `add_endpoint` lists.
         """
         self.track(resource)
         try:
@@ -183,19 +191,21 @@ class ExportArchive:
         return self.add_endpoint(name, call, input_signature, **kwargs)
 
     def add_variable_collection(self, name: str, variables: Iterable[Any]) -> None:
-        """Keep a list of variables under a name on the revived object.
+        """Export a collection of variables as an attribute of the loaded object.
 
-        A list or set is exported as it is when the archive is written, so what you
-        append to it later is exported, too. `optimizer.variables` is a new list each
-        time: add it again, or add it once the optimizer is built.
+        A list or set is read when the archive is written. Variables that you add to it
+        later are therefore exported too. `optimizer.variables` returns a new list each
+        time. Call this method after the optimizer is built, or call it again then.
 
         Args:
-            name: the attribute's name, a Python identifier.
-            variables: a list, tuple or set of Keras or TensorFlow variables.
+            name: String. The name of the attribute. It must be a Python identifier that
+                does not start with an underscore.
+            variables: A list, tuple or set of Keras or TensorFlow variables.
 
         Raises:
-            ExportValueError: the name is taken or not an identifier, or
-                something in `variables` is no variable.
+            ExportValueError: If the name is already taken or is not an identifier, or
+                if `variables` is not a list, tuple or set of variables.
+            ExportTypeError: If the name is not a string.
 
         Example:
 
@@ -204,7 +214,7 @@ class ExportArchive:
         >>> optimizer = keras.optimizers.Adam()
         >>> ExportArchive().add_variable_collection("optimizer", optimizer.variables)
         """
-        _check_name(name, self._registration.endpoints)  # A collection may be replaced.
+        _check_name(name, self._registration.endpoints)  # A collection may replace another.
         if not isinstance(variables, list | tuple | set):
             raise ExportValueError(
                 f"Received variables={variables!r} of type {type(variables)} for collection "
@@ -219,16 +229,18 @@ class ExportArchive:
         options: tf.saved_model.SaveOptions | None = None,
         verbose: bool = True,
     ) -> None:
-        """Write the SavedModel, replacing as a whole one that is already there.
+        """Write the SavedModel. An existing SavedModel is replaced as a whole.
 
         Args:
-            filepath: the directory to write.
-            options: as for `tf.saved_model.save`.
-            verbose: print the endpoints.
+            filepath: String or `PathLike`. The path of the directory to write.
+            options: A `tf.saved_model.SaveOptions`, as for `tf.saved_model.save`.
+            verbose: Bool. Whether to print the endpoints.
 
         Raises:
-            ExportValueError: there are no endpoints, one cannot be traced, or
-                `filepath` holds something that is no SavedModel.
+            ExportValueError: If there are no endpoints, or if `filepath` holds something
+                that is not a SavedModel.
+            ExportError: If an endpoint cannot be traced, or uses something that cannot
+                be exported.
         """
         target = Path(os.path.realpath(local_path(filepath)))
         check_replaceable(target)
@@ -242,7 +254,7 @@ class ExportArchive:
 
 
 def registration_of(archive: ExportArchive) -> Registration:
-    """What was registered on an archive, for those who export it in another way than it does."""
+    """The registration of an archive, for code that exports it without `write_out`."""
     return archive._registration
 
 
@@ -252,15 +264,15 @@ def _check_name(name: object, taken: Iterable[str]) -> None:
     if not name.isidentifier() or name.startswith("_"):
         raise ExportValueError(
             f"Received name={name!r}. Expected a Python identifier that does not start with "
-            "an underscore, because it becomes a method or attribute of the revived object."
+            "an underscore, because it becomes a method or attribute of the loaded object."
         )
     if name in _RESERVED:
         raise ExportValueError(
-            f"Name '{name}' is already taken: revived objects have an attribute of that name. "
-            "Choose another."
+            f"The name '{name}' is already taken, because every loaded object has an attribute of "
+            "that name. Choose another name."
         )
     if name in taken:
-        raise ExportValueError(f"Endpoint name '{name}' is already taken. Choose another.")
+        raise ExportValueError(f"The name '{name}' is already taken. Choose another name.")
 
 
 def _summary(plan: Plan, path: str | os.PathLike[str]) -> str:
@@ -273,4 +285,4 @@ def _summary(plan: Plan, path: str | os.PathLike[str]) -> str:
 
 
 def _without_captures(signature: str) -> str:
-    return signature.partition("\nCaptures:")[0]  # One line for each variable, without its name.
+    return signature.partition("\nCaptures:")[0]  # One unnamed line per variable.

@@ -1,4 +1,4 @@
-"""An export → a live model that trains on as if it had never stopped."""
+"""Restores a model from a version, so that training continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from .store.store import absolute_path, open_store
 from .store.verify import version_problems
 
 _NO_OPTIMIZER = (
-    "\nThe version holds no state of an optimizer. Register it in your `endpoints`, "
-    "`archive.add_variable_collection('optimizer_variables', model.optimizer.variables)`, or "
-    "restore before you compile the model."
+    "\nThe version holds no optimizer state. To export it, call "
+    "`archive.add_variable_collection('optimizer_variables', model.optimizer.variables)` in your "
+    "`endpoints` function. To restore without it, call `restore` before you compile the model."
 )
 
 # How many names a warning lists.
@@ -52,28 +52,33 @@ _LISTED = 10
 
 
 def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
-    """Put a version's weights, states and optimizer variables back into a model.
+    """Restore the weights, other state and optimizer of a model from a version.
 
-    Training then goes on as if it had never stopped. This restores weights,
-    batch normalization statistics, the seeds of random layers, the states of
-    recurrent layers, `tf.Variable`s and mutable tables in layers, vocabularies,
-    and the optimizer with its step count. Layers that compute something from
-    their variables, such as `Normalization`, compute it again. The model's own
-    functions are then traced again; make a `tf.function` of your own again
+    Training then continues as if it had never stopped. These are restored:
+
+    - weights and batch normalization statistics,
+    - the seeds of random layers and the states of recurrent layers,
+    - vocabularies, and `tf.Variable`s and mutable tables in layers,
+    - the optimizer with its step count.
+
+    Layers that compute something from their variables, such as `Normalization`,
+    compute it again. Where needed, the functions that `fit`, `evaluate` and `predict`
+    have traced are traced again. If you use a `tf.function` of your own, make it again
     yourself. Either all variables are assigned or, after an error, none.
 
-    A warning names what the version holds and the model cannot take, what the
-    version lacks, and layers that have another name in the model.
+    A warning names what the version holds and the model cannot take, what the model
+    holds and the version lacks, and layers that have another name in the model.
 
     Args:
-        model: built, and compiled with the same optimizer if training is to go
-            on. For an uncompiled model only its own variables are restored.
-        version_path: the directory of a version, such as ``record.path``, or a
-            copy of one.
+        model: A built model. To continue training, compile it with the same
+            optimizer first. If the model is not compiled, only its own variables are
+            restored.
+        version_path: String or `PathLike`. The directory of a version, such as
+            ``record.path``, or a copy of one.
 
     Raises:
-        ExportError: there is no such version, it is damaged, or its variables do
-            not match the model's; the message lists each difference.
+        ExportError: If there is no version at the path, if it is damaged, or if its
+            variables do not match the model's. The message lists each difference.
 
     Example:
 
@@ -102,11 +107,11 @@ def _restore(model: keras.Model, path: VersionPath, local: Path) -> None:
     match = _match(model, optimizer, index, state)
     if match.problems:
         raise MismatchError(
-            f"'{path}' does not fit model '{model.name}'; nothing was assigned:\n  "
+            f"'{path}' does not match model '{model.name}', so nothing was assigned:\n  "
             + "\n  ".join(match.problems)
             + ("" if optimizer is None or OPTIMIZER_VARIABLES in index else _NO_OPTIMIZER)
         )
-    if optimizer is not None:  # It may have made its variables only now.
+    if optimizer is not None:  # Matching may have built it.
         state = find_model_state([model], with_optimizer=True)
     others = apart_from(state.variables, (variable for variable, _ in match.pairs))
     read = _reader(local)
@@ -121,13 +126,13 @@ def _restore(model: keras.Model, path: VersionPath, local: Path) -> None:
         for layer in state.layers.values():
             _forget_traces(layer)
     _warn(
-        f"Model '{model.name}' has other names than '{path}' for what is in the same place, of "
-        "the same shapes and dtypes. It was restored there; see that these are the same:",
+        f"Some names in model '{model.name}' differ from those in '{path}'. The variables were "
+        "restored by their position, shape and dtype. Check that these are the same layers:",
         [f"'{theirs}' is '{ours}' in the model" for theirs, ours in match.renamed.items()],
     )
     _warn(
-        f"Not everything of '{path}' could be restored into model '{model.name}', and the "
-        "following is not what it was:",
+        f"Not everything in '{path}' could be restored into model '{model.name}'. The "
+        "following may differ from the version:",
         [*lost, *kept_apart],
     )
 
@@ -153,7 +158,10 @@ def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: Mode
 
 
 def _reader(path: Path) -> Callable[..., Any]:
-    """A function that reads a variable, which is `exact`ly of the shape that is said of it."""
+    """A function that reads a variable, and checks its dtype against the index.
+
+    With `exact`, the function checks the shape as well.
+    """
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(str(path / "variables" / "variables"))
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
@@ -167,8 +175,8 @@ def _reader(path: Path) -> Callable[..., Any]:
         is_of_dtype = tf.dtypes.as_dtype(value.dtype).name == info.dtype
         if not is_of_dtype or (exact and value.shape != info.shape):
             raise DamagedVersionError(
-                f"'{path}' cannot be restored: it says that '{info.path}' is of {info.dtype} "
-                f"{info.shape}, and holds {value.dtype} {value.shape}."
+                f"'{path}' cannot be restored: its index says that '{info.path}' is {info.dtype} "
+                f"{info.shape}, but its checkpoint holds {value.dtype} {value.shape}."
             )
         return value
 
@@ -182,7 +190,12 @@ def _other_state(
     tables: dict[str, Any],
     with_optimizer: bool,
 ) -> tuple[list[Callable[[], Any]], list[str]]:
-    """How to put back what `model.variables` lacks, and what cannot be put back."""
+    """Find the state that `model.variables` does not list.
+
+    Returns:
+        Functions that put this state back, and a description of each item that cannot
+        be put back.
+    """
     assigns: list[Callable[[], Any]] = []
     lost = []
     left = {**variables, **tables}
@@ -193,7 +206,7 @@ def _other_state(
         if variable is not None and _takes(variable, info, value):
             assigns.append(partial(variable.assign, value))
         else:
-            lost.append(f"{_text(info)} has no such place in the model")
+            lost.append(f"{_text(info)} has no match in the model")
     parts = index.get(TABLES, ())
     for keys, values in zip(parts[::2], parts[1::2], strict=True):
         table = left.pop(keys.path, None)
@@ -201,9 +214,9 @@ def _other_state(
         if table is not None and _holds(table, keys, values, held[1]):
             assigns.append(partial(_fill, table, *held))
         else:
-            lost.append(f"the table {keys.path} has no such place in the model")
+            lost.append(f"the table {keys.path} has no match in the model")
     lost += [f"{_text(info)} is not part of the model" for info in index.get(ELSEWHERE, ())]
-    lost += [f"{address} is in the model, and not in the version" for address in left]
+    lost += [f"{address} is in the model, but not in the version" for address in left]
     return assigns, lost
 
 
@@ -218,14 +231,25 @@ def _holds(table: Any, keys: VariableInfo, values: VariableInfo, held: Any) -> b
 
 
 def _fill(table: Any, keys: Any, values: Any) -> None:
-    """Replace what is in a table, as TensorFlow does; a dense one refuses its own empty key."""
+    """Replace the contents of a table, as TensorFlow does when it loads a checkpoint.
+
+    The table's `insert` would not do: a dense table exports its empty key, and then
+    refuses to insert it.
+    """
     tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
 
 
 def _renew_layers(layers: dict[str, keras.Layer], stored: LayerStates) -> tuple[bool, list[str]]:
-    """Let layers hold and derive what they did; whether one does, and which cannot."""
+    """Put back the state of layers that is not in variables, and let layers derive theirs.
+
+    Returns:
+        Whether a layer has changed, and a description of each item that cannot be put
+        back.
+    """
     is_renewed = False
-    lost = [f"what layer {address} held is not in the model" for address in {*stored} - {*layers}]
+    lost = [
+        f"the state of layer {address} is not in the model" for address in {*stored} - {*layers}
+    ]
     for address, layer in layers.items():
         name = f"layer '{layer.name}' ({address})"
         state, held = stored.get(address), read_layer(layer)
@@ -237,17 +261,17 @@ def _renew_layers(layers: dict[str, keras.Layer], stored: LayerStates) -> tuple[
         elif held and "num_tokens" not in held:
             lost.append(f"{name} keeps its {' and '.join(held)}, which the version lacks")
         if saves_more(layer):
-            lost.append(f"{name} saves more than its variables, which a version does not hold")
+            lost.append(f"{name} saves more than its variables, and a version lacks the rest")
             continue
         try:
             is_renewed |= derive(layer)
-        except Exception as error:  # It is a method of a user's; the variables are assigned.
+        except Exception as error:  # The user's method failed; the variables are assigned.
             lost.append(f"{name} cannot compute what it derives from its variables: {error!r}")
     return is_renewed, lost
 
 
 def _forget_traces(model: Any) -> None:
-    """Let a model trace again what it has traced: constants in there are not what they were."""
+    """Make the functions of a model again, because their traces hold old constants."""
     if isinstance(model, keras.Model):
         for kind in ("train", "test", "predict"):
             if getattr(model, f"{kind}_function", None) is not None:
@@ -265,22 +289,22 @@ def _check(model: keras.Model, path: VersionPath) -> None:
     check_model(model)
     if not is_built(model) and not has_call(model):
         raise ExportValueError(
-            f"Model '{model.name}' has no `call`, and a part of it has not been built. Call each "
-            "part on a batch, or train the model for a step, first."
+            f"Model '{model.name}' has no `call`, and a part of it has not been built. Before "
+            "`restore`, call each part on a batch, or train the model for one step."
         )
     if not is_built(model):
         raise ExportValueError(
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
-            "Call it on a batch, or call `model.build(input_shape)`, first."
+            "Before `restore`, call it on a batch, or call `model.build(input_shape)`."
         )
     if not open_store(path).exists():
         others = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
         raise VersionNotFoundError(
-            f"There is no version at '{path}'. Its directory holds {others}."
+            f"There is no version at '{path}'. Its parent directory holds {others}."
         )
     if held := ExportDirectory(path).versions():
         raise VersionNotFoundError(
-            f"'{path}' is a base directory, and no version. Pass one of its versions, such as "
+            f"'{path}' is a base directory, not a version. Pass one of its versions, such as "
             f"'{path / str(held[-1])}'."
         )
 
@@ -288,8 +312,8 @@ def _check(model: keras.Model, path: VersionPath) -> None:
 def _verify(path: VersionPath, local: Path) -> None:
     if problems := version_problems(local):
         raise DamagedVersionError(
-            f"'{path}' cannot be restored: {'; '.join(problems)}. Expected the directory of a "
-            "version, or a copy of one, as it was published."
+            f"'{path}' cannot be restored: {'; '.join(problems)}. Expected a version "
+            "directory as it was published, or a copy of one."
         )
 
 

@@ -1,7 +1,8 @@
-"""A snapshot → a SavedModel in a directory, and what the next export can reuse of it.
+"""Writes a snapshot as a SavedModel, and tells what the next export can reuse of it.
 
-Both are values. What was written may be reused only once its directory was
-published; until then nobody keeps it, and there is nothing to take back.
+`Reuse` and `Written` are immutable values. The next export may reuse a directory only
+after it was published. The caller keeps the `Reuse` only then, so nothing has to
+be undone if publishing fails.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class Reuse:
     """What an export can link from an earlier one.
 
     Attributes:
-        graph: what the earlier one had saved; its files are only those of the same graph.
-        graph_files: the files of that graph, by relative path.
-        shards: its variables.
+        graph: The saved graph of the earlier export, or None. `graph_files` are reused
+            only for the same graph.
+        graph_files: The files of that graph, by relative path.
+        shards: The data files that hold the variables of the earlier export.
     """
 
     graph: SavedGraph | None = None
@@ -37,26 +39,31 @@ class Reuse:
     shards: Sequence[Shard] = ()
 
     def has_variables(self) -> bool:
-        """Whether some of the variables are still there to be linked."""
+        """Whether at least one shard is still intact, so that it can be linked."""
         return any(shard.data.is_intact() for shard in self.shards)
 
     def with_variables_of(self, record: ExportRecord | None) -> Reuse:
-        """The same with the variables of a version that verifies, whoever wrote it, if any."""
+        """The same graph with the shards of a published version.
+
+        Args:
+            record: The record of a version that verifies, whichever process wrote it.
+                None stands for no version, and the result then has no shards.
+        """
         shards = stored_shards(Path(record.path), record.files) if record else ()
         return replace(self, shards=shards)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A SavedModel as it was written.
+    """A SavedModel that was written.
 
     Attributes:
-        files: size and digest of each file, by relative path.
-        endpoints: its signatures by name.
-        collections: number of variables in each collection, by name.
-        graph_reused: whether only the variables had to be written.
-        staged: the directory that it was written to.
-        reusable: what the next export could reuse from there.
+        files: The size and digest of each file, by relative path.
+        endpoints: The signatures, by name.
+        collections: The number of variables in each collection, by name.
+        graph_reused: Whether the graph was already saved by an earlier export.
+        staged: The directory that the SavedModel was written to.
+        reusable: What the next export can reuse, as long as the directory is `staged`.
     """
 
     files: Mapping[str, FileInfo]
@@ -67,7 +74,7 @@ class Written:
     reusable: Reuse
 
     def at(self, published: Path) -> Reuse:
-        """What the next export can reuse, once this one was renamed to `published`."""
+        """What the next export can reuse after `staged` was renamed to `published`."""
         staged, reuse = self.staged, self.reusable
         return Reuse(
             reuse.graph,
@@ -77,19 +84,19 @@ class Written:
 
 
 def write(snapshot: Snapshot, directory: Path, reuse: Reuse) -> Written:
-    """Write a `completed` snapshot as a SavedModel into an empty directory; on any thread.
+    """Write a completed snapshot as a SavedModel into an empty directory.
 
-    Snapshots of one plan are written one at a time.
+    This may run on any thread. Snapshots of the same plan must be written one at a time.
 
     Args:
-        snapshot: what to write.
-        directory: where to.
-        reuse: what may be linked instead of being written.
+        snapshot: The snapshot to write. `Snapshot.completed` must have returned it.
+        directory: The empty directory to write to.
+        reuse: What can be linked from an earlier export, so that it need not be written.
     """
     plan = snapshot.plan
     saved, is_reused = plan.saved, plan.saved is not None
     if saved is None:
-        # First, because saving takes seconds, in which there may be more snapshots.
+        # Saving takes seconds. Trace first, so that snapshots are read fast meanwhile.
         plan.measured.trace()
         plan.progress.trace()
         saved = plan.saved = plan.graph.save(directory)

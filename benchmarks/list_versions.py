@@ -1,4 +1,4 @@
-"""How long it takes to read the manifests of many versions, and `keras-exports list`.
+"""Measure how long `keras-exports list` and reading the manifests of many versions take.
 
 Usage: python benchmarks/list_versions.py
 """
@@ -19,7 +19,7 @@ from statistics import median
 
 import keras
 
-from keras_export_callbacks import Exporter, ExportRecord
+from keras_export_callbacks import ExportDirectory, Exporter, ExportRecord
 from keras_export_callbacks.archive.store.record import MANIFEST, read_record
 from keras_export_callbacks.archive.store.store import open_store
 
@@ -36,6 +36,9 @@ def main() -> None:
             alone, ours = _seconds(lambda: _load(paths), lambda: _read(paths))  # noqa: B023
             print(f"  reading and json.loads alone: {alone:.3f} s")
             print(f"  reading records: {ours:.3f} s")
+            directory = ExportDirectory(base)
+            (deciding,) = _seconds(lambda: directory.best("loss", "min"))  # noqa: B023
+            print(f"  a decision of ExportOnImprove, nothing changed: {deciding:.3f} s")
             command = [shutil.which("keras-exports", path=Path(sys.executable).parent), "list"]
             listing, bare = _seconds(
                 lambda: _run([*command, base]),  # noqa: B023
@@ -46,7 +49,7 @@ def main() -> None:
 
 
 def _publish(base: Path, count: int) -> list[Path]:
-    """Export once, and let other versions have the same manifest but for their number."""
+    """Export once, and copy the manifest to versions with other numbers."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with Exporter(base, model, log_dir=None) as exporter:
         first = exporter.export(step=1, metrics={"loss": 0.5}).result()
@@ -77,7 +80,7 @@ def _run(command: list[str | Path | None]) -> None:
 
 
 def _seconds(*calls: Callable[[], object]) -> list[float]:
-    """The median time of each call; the calls take turns."""
+    """Return the median time of each call, in seconds. The calls take turns."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(RUNS):
         for call, found in zip(calls, times, strict=True):

@@ -1,4 +1,4 @@
-"""Where the figures come from: the machine, its disk, the versions, the day."""
+"""Describe the machine of a benchmark: its hardware, disk, library versions and the date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIBRARIES = ("keras-export-callbacks", "keras", "tensorflow", "numpy", "orbax-c
 
 
 def describe(directory: Path) -> dict[str, str]:
-    """What to know about a run that writes to `directory`."""
+    """Return a description of the machine, for a run that writes to `directory`."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": f"{len(os.sched_getaffinity(0))} × {_cpu()}",
@@ -33,7 +33,7 @@ def _cpu() -> str:
 
 
 def _disk(directory: Path) -> str:
-    """File system, device, and its kind, of the mount that holds the directory."""
+    """Return the file system, the device and its kind, of the mount with the directory."""
     device = os.stat(directory).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -48,7 +48,7 @@ def _kind(number: str) -> str:
     block = Path("/sys/dev/block", number).resolve()
     if any(part.startswith("virtio") for part in block.parts):
         return "a virtual disk"
-    for path in (block, block.parent):  # A partition has no queue; its disk has.
+    for path in (block, block.parent):  # Only a disk has a queue, and a partition has none.
         rotational = path / "queue" / "rotational"
         if rotational.exists():
             return "a rotating disk" if rotational.read_text().strip() == "1" else "a flash disk"

@@ -1,4 +1,4 @@
-"""One process of one job: prints each sample as a line of JSON.
+"""Run one process of one job, and print each sample as a line of JSON.
 
 Usage: measure.py SUBJECT METHOD DIRECTORY SAMPLES STEPS
 """
@@ -23,7 +23,7 @@ from plan import EPOCHS, FLOOR, Sample
 
 BATCH = 32
 
-# What describes the variables instead of holding them.
+# Files that do not hold the values of variables.
 GRAPH_FILES = {"saved_model.pb", "fingerprint.pb", "export.json", "variables.index"}
 
 
@@ -43,7 +43,7 @@ def main(subject: str, name: str, directory: str, samples: str, steps: str) -> N
 
 
 def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Iterator[Sample]:
-    """Export again and again, with a training step between."""
+    """Export repeatedly, with a training step before each export."""
     trainee.step()
     preparing = _begin(trainee, way)
     for epoch in range(count):
@@ -57,10 +57,10 @@ def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Itera
 
 
 def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
-    """Copy the variables in memory, and write them to a file and fsync it.
+    """Copy the variables in memory, write them to a file, and flush it to the disk.
 
-    The disk may be slower one minute than the next, so there is an export of
-    ours in every round, as `ours`.
+    The speed of a disk changes from minute to minute. To compare at the same speed,
+    every round also has an export of this library, as `ours`.
     """
     way = method("ours", directory)
     trainee.step()
@@ -91,18 +91,18 @@ def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
 
 
 def epochs(way: Method, pairs: int, steps: int) -> Iterator[Sample]:
-    """Fit MobileNetV2 with an export between every other two epochs.
+    """Fit MobileNetV2, with an export at the end of every other epoch.
 
-    An epoch begins before that export: it has what training waits for it and
-    what it takes in the background. In processor time too, which shows less of
-    what else the machine does.
+    The time from one epoch's end to the next includes the export: the wait of the
+    training thread, and the work in the background. Processor time is measured as well,
+    because other work on the machine disturbs it less.
     """
     model = Trainee("mobilenet").model
     alternate = _Alternate(way.callback)
     model.fit(
         *data(model, rows=BATCH * steps),
         batch_size=BATCH,
-        epochs=1 + 2 * pairs,  # One before the first export.
+        epochs=1 + 2 * pairs,  # One epoch comes before the first export.
         verbose=0,
         callbacks=[alternate],
     )
@@ -117,7 +117,7 @@ def epochs(way: Method, pairs: int, steps: int) -> Iterator[Sample]:
 
 
 class _Alternate(keras.callbacks.Callback):
-    """Lets another callback see the end of every other epoch only, and times all."""
+    """A callback that shows another one the end of every other epoch, and times all epochs."""
 
     def __init__(self, callback: Any) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Alternate(keras.callbacks.Callback):
         self._ends: list[tuple[float, float]] = []
 
     def epochs(self) -> list[tuple[float, float]]:
-        """How long each epoch but the first took, in seconds and in processor seconds."""
+        """Return the seconds and processor seconds of each epoch except the first."""
         return [
             (after[0] - before[0], after[1] - before[1])
             for before, after in itertools.pairwise(self._ends)
@@ -153,7 +153,7 @@ class _Alternate(keras.callbacks.Callback):
 
 
 def _begin(trainee: Trainee, way: Method) -> float:
-    """Tell the callback that training begins; how long it takes for that."""
+    """Tell the callback that training begins, and return how long it takes, in seconds."""
     way.callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
     way.callback.set_model(trainee.model)
     start = time.perf_counter()
@@ -179,7 +179,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _sizes(version: Path) -> Sample:
-    """What a version takes, and how much of it no earlier version has."""
+    """Return the size of a version, and the size of its files that no earlier version has."""
     files = [path for path in [version, *version.rglob("*")] if path.is_file()]
     new = {path: path.stat().st_size for path in files if path.stat().st_nlink == 1}
     graph = version / "saved_model.pb"
@@ -192,7 +192,7 @@ def _sizes(version: Path) -> Sample:
 
 
 def _settle(directory: Path) -> None:
-    """Leave only the newest version, and nothing for the disk to do."""
+    """Remove all versions except the newest, and leave the disk nothing to write."""
     newest = _newest(directory)
     for path in _entries(directory):
         if path.is_dir() and path != newest:
@@ -203,7 +203,7 @@ def _settle(directory: Path) -> None:
 
 
 def _write(path: Path, arrays: list[Any]) -> None:
-    """Plain file I/O of all arrays into one file, flushed to the disk."""
+    """Write all arrays to one file with plain file I/O, and flush it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     for array in arrays:
         content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -1,4 +1,4 @@
-"""The ways to export, each as a Keras callback that exports after every epoch."""
+"""The methods of exporting. Each is a Keras callback that exports after every epoch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Method:
     """One way to export.
 
     Attributes:
-        callback: exports in `on_epoch_end`, at once or in the background.
-        wait: returns when the last export is complete.
+        callback: Keras callback that exports in `on_epoch_end`, at once or in the
+            background.
+        wait: Function that returns when the last export is complete.
     """
 
     callback: Any
@@ -29,9 +30,12 @@ class Method:
 
 
 def method(name: str, directory: Path, sample: Any = None) -> Method:
-    """The method of that name, exporting to entries of `directory`.
+    """Return a method of exporting.
 
-    `sample` is a batch of inputs, for the one that compares each export on it.
+    Args:
+        name: String. The name of the method.
+        directory: The directory that gets an entry for each export.
+        sample: A batch of inputs, for the method that compares each export on it.
     """
     if name == "ours-sample":
         return _ours(directory, sample_inputs=sample)
@@ -63,7 +67,7 @@ def _serve_only(archive: ExportArchive, model: Any) -> None:
 
 
 class _Synchronous(keras.callbacks.Callback):
-    """Exports with a function of the model and the path, while training waits."""
+    """A callback that exports by a function of the model and the path, while training waits."""
 
     def __init__(self, directory: Path, export: Callable[[Any, str], None]) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ def _reference_again(directory: Path) -> Method:
 
 
 def _keras_archive(model: Any) -> Any:
-    """Keras's own archive with what `standard_endpoints` registers."""
+    """Return Keras's own archive, with what `standard_endpoints` registers."""
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), "float32")]
     archive = keras.export.ExportArchive()
     archive.track(model)

@@ -1,4 +1,4 @@
-"""The models that are exported, each with a step that trains all it can train."""
+"""The models that are exported. A step trains everything that is trainable in them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Trainee:
         self.batch = data(self.model, rows=2)
 
     def step(self) -> None:
-        """Train once: every trainable variable, statistic and optimizer slot changes."""
+        """Train one step. It changes every trainable variable, statistic and optimizer slot."""
         self.model.train_on_batch(*self.batch)
 
     def variables(self) -> list[Any]:
-        """All that an export with the optimizer's state holds, each once."""
+        """Return all variables in an export that holds the optimizer's state."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def arrays(self) -> list[Any]:
-        """The values of `variables`, in their own memory."""
+        """Return the values of `variables`, without copying them."""
         return [np.asarray(variable.value.read_value()) for variable in self.variables()]
 
     def changed_bytes(self) -> int:
-        """The size of the variables that a step changes."""
+        """Return the size of the variables that a step changes, in bytes."""
         before = [np.array(array) for array in self.arrays()]
         self.step()
         pairs = zip(before, self.arrays(), strict=True)
@@ -41,7 +41,7 @@ class Trainee:
 
 
 def data(model: Any, rows: int) -> tuple[Any, Any]:
-    """Random inputs and labels."""
+    """Return random inputs and labels."""
     random = np.random.default_rng(0)
     x = random.random((rows, *model.input_shape[1:]), dtype="float32")
     return x, random.integers(0, model.output_shape[-1], rows)
@@ -63,7 +63,7 @@ def _mobilenet() -> Any:
 
 
 def _wide() -> Any:
-    """100.7 million weights: 1.2 GB with Adam's two moments."""
+    """Return a model of 100.7 million weights: 1.2 GB with Adam's two moments."""
     return keras.Sequential(
         [
             keras.Input((4096,)),

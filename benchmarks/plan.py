@@ -1,4 +1,4 @@
-"""What is measured: models, methods, and the jobs they make. Imports no TensorFlow."""
+"""What is measured: models, methods and jobs. This module does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 
-# One export, epoch or round: what was measured, by name; times in seconds.
+# The measurements of one export, epoch or round, by name. Times are in seconds.
 Sample = dict[str, float]
 
 MODELS = {
@@ -23,17 +23,17 @@ METHODS = {
     "ours-sample": "this library, with `sample_inputs`",
     "ours-inference": "this library, `serve` only",
     "reference": "ExportArchive of Keras",
-    "reference-again": "the same one, written again",
+    "reference-again": "ExportArchive of Keras, reused",
     "model-export": "model.export",
     "model-checkpoint": "ModelCheckpoint, .keras",
     "orbax": "OrbaxCheckpoint, background",
 }
 
-# No method of exporting: one memory copy of the variables, and writing and fsyncing them.
+# Not a method of exporting, but the least work: copy the variables, then write and fsync them.
 FLOOR = "floor"
 EPOCHS = "epochs"
 
-# Variants of ours whose epochs are not measured.
+# Variants of this library whose epochs are not measured.
 _EXPORTS_ONLY = {"ours-sample", "ours-inference"}
 
 _PACKAGES = {"orbax": "orbax-checkpoint"}
@@ -44,13 +44,14 @@ class Size:
     """How much is measured.
 
     Attributes:
-        exports: of ours, in each process; growth is taken over them.
-        others: exports of each other method, in one process.
-        processes: for ours, because each has one first export only.
-        rounds: of writing the floor, each beside an export of ours.
-        pairs: of epochs with and without an export of ours; in the first, all is traced.
-        other_pairs: the same for each other method.
-        steps: in each epoch.
+        exports: Exports of this library in each process. Their growth is measured.
+        others: Exports of each other method, in one process.
+        processes: Processes for this library. Each has only one first export.
+        rounds: Rounds of `FLOOR`. Each also has an export of this library.
+        pairs: Pairs of an epoch with and an epoch without an export of this library.
+            The first pair includes the tracing.
+        other_pairs: Pairs of epochs for each other method.
+        steps: Training steps in each epoch.
     """
 
     exports: int = 50
@@ -70,8 +71,8 @@ class Job:
     """One method on one model, measured in processes of its own.
 
     Attributes:
-        subject: the name of a model, or `EPOCHS`.
-        method: the name of a method, or `FLOOR`.
+        subject: String. The name of a model, or `EPOCHS`.
+        method: String. The name of a method, or `FLOOR`.
     """
 
     subject: str
@@ -82,7 +83,7 @@ class Job:
         return f"{self.subject}/{self.method}"
 
     def missing(self) -> str | None:
-        """The package that this job needs and that is not installed."""
+        """Return the package that this job needs, if it is not installed, else None."""
         package = _PACKAGES.get(self.method)
         try:
             if package is not None:
@@ -92,7 +93,7 @@ class Job:
         return None
 
     def samples(self, size: Size) -> list[int]:
-        """How many exports, rounds or epochs each of its processes measures."""
+        """Return how many exports, rounds or pairs of epochs each process measures."""
         if self.subject == EPOCHS:
             return [size.pairs if self.method == "ours" else size.other_pairs]
         if self.method == FLOOR:
@@ -103,7 +104,7 @@ class Job:
 
 
 def jobs(patterns: Sequence[str]) -> list[Job]:
-    """All jobs whose name matches one of the patterns, such as ``mobilenet/*``."""
+    """Return all jobs whose name matches a pattern, such as ``mobilenet/*``."""
     found = [Job(model, method) for model in MODELS for method in [*METHODS, FLOOR]]
     found += [Job(EPOCHS, method) for method in METHODS if method not in _EXPORTS_ONLY]
     return [job for job in found if any(fnmatch.fnmatch(job.name, p) for p in patterns)]
@@ -114,9 +115,9 @@ class Result:
     """What the processes of one job measured.
 
     Attributes:
-        runs: the samples of each process, in the order they were taken.
-        problem: why there are none, or not all.
-        failed: whether that is an error, and not what was to be expected.
+        runs: The samples of each process, in the order they were taken.
+        problem: String. The reason why samples are missing, or None.
+        failed: Bool. Whether the problem is an error. A skipped job is not an error.
     """
 
     job: Job
@@ -125,15 +126,18 @@ class Result:
     failed: bool = False
 
     def first(self, what: str) -> float | None:
-        """The median of the first samples of all processes."""
+        """Return the median of the first samples of all processes."""
         return _median([run[0][what] for run in self.runs if run and what in run[0]])
 
     def later(self, what: str) -> float | None:
-        """The median of all samples but the first of each process."""
+        """Return the median of all samples, without the first of each process."""
         return _median([sample[what] for run in self.runs for sample in run[1:] if what in sample])
 
     def growth(self, what: str) -> float | None:
-        """Exports 41 to 50 by exports 2 to 11; medians over all processes that got there."""
+        """Return the median of exports 41 to 50, divided by the median of exports 2 to 11.
+
+        Processes with fewer than 50 exports do not count.
+        """
         runs = [[sample[what] for sample in run if what in sample] for run in self.runs]
         long = [values for values in runs if len(values) >= 50]
         early = _median([value for values in long for value in values[1:11]])
@@ -142,7 +146,7 @@ class Result:
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """Their quotient, None where there is none."""
+    """Return `above / below`, or None if there is no quotient."""
     return above / below if above is not None and below else None
 
 

@@ -1,9 +1,9 @@
-"""Measure this library, its alternatives, and what the machine can do at best.
+"""Measure this library, its alternatives, and the best that the machine can do.
 
 Usage: python benchmarks/run.py [--only 'mobilenet/*'] [--quick] [--json FILE]
 
-Every model and method gets processes of its own, one after the other. Nothing
-else should run on the machine.
+Each model and method runs in processes of its own, one after the other. Do not run
+anything else on the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 def main() -> int:
     options = _options()
-    # Leave no process and no scratch files behind when told to stop.
+    # Exit normally when told to stop, so that no processes and scratch files are left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     size = QUICK if options.quick else Size()
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -60,10 +60,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=["*"], metavar="MODEL/METHOD", help="such as 'mobilenet/*'"
     )
-    parser.add_argument("--quick", action="store_true", help="little of everything, roughly")
+    parser.add_argument("--quick", action="store_true", help="measure less of everything, roughly")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
     parser.add_argument(
-        "--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure"
+        "--directory", type=Path, default=Path("/var/tmp"), help="directory on the disk to measure"
     )
     return parser.parse_args()
 
@@ -104,7 +104,7 @@ class _JobError(Exception):
 def _process(
     job: Job, samples: int, steps: int, scratch: str, advance: Callable[[], None]
 ) -> list[Sample]:
-    """The samples that a new process takes, memory and caches its own."""
+    """Return the samples of a new process, which has memory and caches of its own."""
     arguments = [job.subject, job.method, f"{scratch}/work", str(samples), str(steps)]
     with (
         open(f"{scratch}/errors", "w+") as errors,

@@ -1,4 +1,4 @@
-"""The results as tables."""
+"""Print the results as tables."""
 
 from __future__ import annotations
 

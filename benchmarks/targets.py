@@ -1,4 +1,4 @@
-"""The ratios this library sets out to reach, from the results of one run."""
+"""The ratios that this library should reach, from the results of one run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio, and what it should be.
+    """A ratio, and its target.
 
     Attributes:
-        at_least: whether it should be `bound` or more; else that or less.
-        value: as measured; None if it was not.
+        what: String. The name of the ratio.
+        at_least: Bool. Whether the ratio should be at least `bound`. If False, it should
+            be at most `bound`.
+        bound: Float. The target.
+        value: Float. The measured ratio, or None.
     """
 
     what: str
@@ -32,7 +35,7 @@ class Target:
 
 
 def targets(results: Results) -> list[Target]:
-    """All targets. Keras's archive counts in the way of using it that is the faster one."""
+    """Return all targets. The faster of the two ways to use Keras's archive counts."""
 
     def later(job: str, what: str) -> float | None:
         return results[job].later(what) if job in results else None

@@ -1,4 +1,4 @@
-"""Export from a training loop of one's own, with `GradientTape`, in two ways.
+"""Export from a training loop of your own, with `GradientTape`, in two ways.
 
 Run it with ``python examples/custom_loop.py``; it takes about half a minute.
 """
@@ -26,7 +26,7 @@ def main() -> None:
     train = tf.data.Dataset.from_tensor_slices((pixels[:1400], labels[:1400]))
     train = train.shuffle(1400, seed=0).batch(32)
 
-    print("An Exporter, asked after each epoch:")
+    print("An Exporter, called after each epoch:")
     model, step = network()
     with Exporter("served/by_exporter", model, keep=2) as exporter:
         for epoch in range(EPOCHS):
@@ -37,7 +37,7 @@ def main() -> None:
 
     print("The callbacks of `fit`, driven by hand:")
     model, step = network()
-    # Only of the metrics that a model is compiled with is the direction known.
+    # `mode="auto"` knows only the metrics that a model is compiled with.
     best = ExportOnImprove("served/by_callback", monitor="val_accuracy", mode="max")
     callbacks = keras.callbacks.CallbackList([best], model=model, epochs=EPOCHS)
     callbacks.on_train_begin()
@@ -55,7 +55,7 @@ def network() -> tuple[keras.Model, Any]:
     keras.utils.set_random_seed(0)
     hidden = keras.layers.Dense(32, activation="relu")
     model = keras.Sequential([keras.Input((64,)), hidden, keras.layers.Dense(10)])
-    # The model's own optimizer is exported with it; the loop uses the same one.
+    # The loop uses the model's optimizer, because that one is exported.
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
     @tf.function

@@ -1,4 +1,4 @@
-"""Fine-tune the head of a model whose base is frozen: versions share the base's bytes.
+"""Fine-tune the head of a model with a frozen base. The versions share the base's bytes.
 
 Run it with ``python examples/fine_tuning.py`` after ``pip install
 "keras-export-callbacks[examples]"``; it takes about half a minute.
@@ -48,14 +48,14 @@ def main() -> None:
         x, y, validation_data=(x_test, y_test), epochs=5, verbose=2, callbacks=[exports]
     )
 
-    print("\nversion  size     of that, new")
+    print("\nversion  size     newly written")
     for record in ExportDirectory("served/fine_tuned").records():
         print(f"{record.version:<9}{kilobytes(record.bytes):<9}{kilobytes(new_bytes(record))}")
 
     newest = exports.exports[-1]
     artifact = tf.saved_model.load(str(newest.path))
     right = tf.argmax(artifact.serve(x_test), axis=1).numpy() == y_test
-    print(f"\nserved by version {newest.version}: {right.mean():.1%} of 5 to 9 are right")
+    print(f"\nserved by version {newest.version}: {right.mean():.1%} of the digits are right")
 
 
 def with_head(base: keras.Model) -> keras.Model:
@@ -65,7 +65,7 @@ def with_head(base: keras.Model) -> keras.Model:
 
 
 def new_bytes(record: ExportRecord) -> int:
-    """The bytes that no earlier version has; its other files are links to theirs."""
+    """Return the bytes that no earlier version has. The other files are hard links."""
     earlier = {
         path.stat().st_ino
         for version in range(1, record.version)

@@ -1,7 +1,7 @@
-"""Train on several devices at once with `MirroredStrategy`, and export as from one.
+"""Train on several devices at once with `MirroredStrategy`, and export as on one device.
 
-Run it with ``python examples/multi_device.py``; it takes about half a minute. On a
-machine with one CPU it makes two logical devices of it; with GPUs, use those.
+Run it with ``python examples/multi_device.py``; it takes about half a minute. It splits
+the CPU into two logical devices. On a machine with GPUs, use the GPUs instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images as files in, names of digits out: pre- and post-processing inside the artifact.
+"""Export an endpoint that takes image files and returns the names of digits.
 
 Run it with ``python examples/own_endpoints.py``; it takes about half a minute.
 """
@@ -40,13 +40,13 @@ def main() -> None:
         "served/digits_png",
         "val_accuracy",
         endpoints=register,
-        # Compared with the model, before each version is published.
+        # Each version is compared with the model on these, before it is published.
         sample_inputs=png(images[:2]),
         keep=2,
     )
     model.fit(images, labels, epochs=5, validation_split=0.2, verbose=2, callbacks=[callback])
 
-    # Of all runs: this one need not have a version better than those before it.
+    # Ask the directory, because an earlier run may have published the best version.
     best = ExportDirectory("served/digits_png").best("val_accuracy", "max")
     assert best is not None
     artifact = tf.saved_model.load(str(best.path))
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def register(archive: ExportArchive, model: keras.Model) -> None:
-    """What to export: `classify`, which takes files, beside the standard endpoints."""
+    """Register `classify`, which takes image files, and the standard endpoints."""
     words = tf.constant(NAMES)
 
     def decode(file: Any) -> Any:
@@ -78,7 +78,7 @@ def register(archive: ExportArchive, model: keras.Model) -> None:
 
 
 def png(images: Any) -> Any:
-    """Images of shape (n, 8, 8, 1) with values from 0 to 1, each as the bytes of a file."""
+    """Encode images of shape (n, 8, 8, 1) and values from 0 to 1 as PNG files."""
     pixels = tf.cast(255 * images, tf.uint8)
     return tf.stack([tf.io.encode_png(image) for image in pixels])
 

@@ -25,7 +25,7 @@ from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprov
 EVERY_OTHER = Path("served/digits_every_other_epoch")
 BEST = Path("served/digits_best")
 
-# What a server would run: it needs the artifact, neither this code nor Keras.
+# What a server would run. It needs the artifact, but neither this code nor Keras.
 SERVE = """
 import sys
 import numpy as np, tensorflow as tf
@@ -44,14 +44,14 @@ print(f"\\naccuracy on {len(images)} images that training never saw: {accuracy:.
 
 
 def digits() -> tuple[Any, Any, Any, Any]:
-    """1,797 real images of 8 × 8 pixels, split for training and testing."""
+    """Return 1,797 real images of 8 × 8 pixels, split for training and testing."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).reshape(-1, 8, 8, 1).astype("float32")
     return tuple(train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels))
 
 
 def network() -> keras.Model:
-    """A small convolutional classifier."""
+    """Return a small convolutional classifier."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -69,8 +69,8 @@ def network() -> keras.Model:
 
 
 def table(directory: ExportDirectory) -> str:
-    """The versions in a base directory, one a line."""
-    lines = [f"{'version':>7} {'epoch':>5} {'step':>5} {'val_accuracy':>12} {'waited':>7}  why"]
+    """Return the versions in a base directory as text, with one version per line."""
+    lines = [f"{'version':>7} {'epoch':>5} {'step':>5} {'val_accuracy':>12} {'waited':>7}  reason"]
     for version in directory.versions():
         record = directory.record(version)
         lines.append(

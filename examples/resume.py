@@ -1,4 +1,4 @@
-"""A training that is killed, and goes on from its newest version as if nothing had happened.
+"""Kill a training, and resume it from its newest version as if nothing had happened.
 
 Run it with ``python examples/resume.py`` after ``pip install
 "keras-export-callbacks[examples]"``; it takes about half a minute.
@@ -26,22 +26,22 @@ EPOCHS = 8
 
 def main() -> None:
     for base_dir in ("served/resumed", "served/uninterrupted"):
-        shutil.rmtree(base_dir, ignore_errors=True)  # What this example left when it last ran.
+        shutil.rmtree(base_dir, ignore_errors=True)  # Left by the last run of this example.
 
-    print("Training in another process, which is killed in epoch 5:", flush=True)
+    print("Training in another process, until it is killed in epoch 5:", flush=True)
     killed = subprocess.run([sys.executable, __file__, "--killed"], check=False)
     assert killed.returncode == -signal.SIGKILL
 
-    print("\nStarted again:")
+    print("\nTraining again, from the newest version:")
     resumed = train("served/resumed")
-    print("\nIn one go, for comparison:")
+    print("\nTraining without interruption, for comparison:")
     uninterrupted = train("served/uninterrupted")
     is_same = all(map(np.array_equal, resumed, uninterrupted))
     print(f"\nthe weights are {'the same, bit for bit' if is_same else 'different'}")
 
 
 def train(base_dir: str, is_killed: bool = False) -> list[Any]:
-    """Train to the last epoch, from the newest version if there is one; the weights."""
+    """Train to the last epoch, from the newest version if there is one. Return the weights."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -56,7 +56,7 @@ def train(base_dir: str, is_killed: bool = False) -> list[Any]:
     first_epoch = 0
     newest = ExportDirectory(base_dir).latest()
     if newest is not None:
-        restore(model, newest.path)  # Also the optimizer, and the seed of the dropout.
+        restore(model, newest.path)  # It also restores the optimizer and the seed of the dropout.
         first_epoch = newest.epoch + 1
         print(f"going on from version {newest.version}, after epoch {newest.epoch}")
 
@@ -67,7 +67,7 @@ def train(base_dir: str, is_killed: bool = False) -> list[Any]:
         labels,
         initial_epoch=first_epoch,
         epochs=EPOCHS,
-        shuffle=False,  # A shuffle would depend on how many came before it.
+        shuffle=False,  # The order of a shuffle depends on the shuffles before it.
         verbose=2,
         callbacks=[exports, Killed(exports)] if is_killed else [exports],
     )
@@ -75,7 +75,7 @@ def train(base_dir: str, is_killed: bool = False) -> list[Any]:
 
 
 class Killed(keras.callbacks.Callback):
-    """Ends the process in the middle of an epoch, as a machine that is taken away."""
+    """A callback that kills the process in epoch 5, as if the machine were taken away."""
 
     def __init__(self, exports: ExportEveryN) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Killed(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 5:
-            # These epochs take milliseconds: wait until a version is written.
+            # These epochs take milliseconds. `last_export` waits until a version is written.
             assert self._exports.last_export is not None
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)

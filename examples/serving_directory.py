@@ -1,4 +1,4 @@
-"""A server that polls a directory, a version that turns out to be bad, and the way back.
+"""Publish to a directory that a server polls, and roll back a bad version.
 
 Run it with ``python examples/serving_directory.py`` after ``pip install
 "keras-export-callbacks[examples]"``; it takes about half a minute.
@@ -25,7 +25,7 @@ BASE = "served/polled"
 
 
 class Server:
-    """What a model server does: it looks for a newer version, and loads it."""
+    """A stand-in for a model server. It looks for a newer version, and loads it."""
 
     def __init__(self) -> None:
         self._directory = ExportDirectory(BASE)
@@ -39,7 +39,7 @@ class Server:
             self.version = newest
 
     def accuracy(self, images: Any, labels: Any) -> float:
-        """How many requests it answers rightly."""
+        """Return the share of requests that it answers correctly."""
         predicted = np.argmax(self._artifact.serve(images), axis=1)
         return float(np.mean(predicted == labels))
 
@@ -53,19 +53,19 @@ def main() -> None:
     model = classifier()
     model.fit(images[:1400], labels[:1400], epochs=8, verbose=0, callbacks=[exports()])
     server.poll()
-    print(f"version {server.version} answers {server.accuracy(*requests):.1%} rightly")
+    print(f"version {server.version} answers {server.accuracy(*requests):.1%} correctly")
 
-    print("\nThe next training had its labels mixed up:")
+    print("\nA training with shuffled labels publishes a bad version:")
     mixed = np.random.default_rng(0).permutation(labels[:1400])
     classifier().fit(images[:1400], mixed, epochs=8, verbose=0, callbacks=[exports()])
     server.poll()
-    print(f"version {server.version} answers {server.accuracy(*requests):.1%} rightly")
+    print(f"version {server.version} answers {server.accuracy(*requests):.1%} correctly")
 
-    print("\nOn a shell of the serving machine, without TensorFlow:")
+    print("\nRoll back in a shell on the serving machine, without TensorFlow:")
     shell("list", BASE)
     shell("rollback", BASE)
     server.poll()
-    print(f"\nversion {server.version} answers {server.accuracy(*requests):.1%} rightly")
+    print(f"\nversion {server.version} answers {server.accuracy(*requests):.1%} correctly")
     shell("verify", BASE)
 
 
@@ -79,7 +79,7 @@ def classifier() -> keras.Model:
 
 
 def exports() -> ExportEveryN:
-    return ExportEveryN(BASE, n=8)  # At the end of a training of 8 epochs.
+    return ExportEveryN(BASE, n=8)  # Once, at the end of 8 epochs.
 
 
 def shell(*arguments: str) -> None:

@@ -64,7 +64,7 @@ def main() -> None:
     artifact = tf.saved_model.load(str(served.path))
     digits = tf.argmax(artifact.serve(tf.constant(x_test[:8], tf.float32)), axis=-1)
     print(f"published trial {served.trial} as {served.path}")
-    print(f"it says {digits.numpy().tolist()}, the truth is {y_test[:8].tolist()}")
+    print(f"it predicts {digits.numpy().tolist()}, the labels are {y_test[:8].tolist()}")
     print("Compare the trials with: tensorboard --logdir logs")
 
 

@@ -1,9 +1,9 @@
 """Export servable SavedModels while Keras trains.
 
-The callbacks `ExportOnImprove` and `ExportEveryN` publish versions that a model
-server can pick up from `model.fit`; `Exporter` does the same for training loops
-of your own, `ExportArchive` writes a single artifact, and `ExportDirectory`
-tells and manages what was published.
+The callbacks `ExportOnImprove` and `ExportEveryN` publish versions from
+`model.fit`, for a model server to pick up. `Exporter` does the same from training
+loops of your own. `ExportArchive` writes a single artifact. `ExportDirectory`
+lists and manages the published versions, and `restore` loads one into a model.
 """
 
 from importlib import import_module
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .endpoints import standard_endpoints as standard_endpoints
     from .exporter import Exporter as Exporter
 
-# Loaded when first asked for: looking at a base directory must not take the
-# seconds that importing TensorFlow takes.
+# Names are imported when they are first used. A look at a base directory then does
+# not wait seconds for the import of TensorFlow.
 _HOMES = {
     "ExportArchive": ".archive.export_archive",
     "ExportDirectory": ".archive.store.directory",
@@ -55,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        # Reading the metadata takes longer than listing a directory.
+        # Read on request, because reading the metadata is slower than listing a directory.
         return import_module("importlib.metadata").version("keras-export-callbacks")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

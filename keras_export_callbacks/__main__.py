@@ -1,4 +1,4 @@
-"""``python -m keras_export_callbacks``, the same as ``keras-exports``."""
+"""Run ``keras-exports`` as ``python -m keras_export_callbacks``."""
 
 from .cli import main
 

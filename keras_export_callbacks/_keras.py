@@ -1,12 +1,13 @@
-"""What has no public way in Keras: a metric's direction, when `fit` validates, and Keras 2's hooks.
+"""What Keras offers no public API for: metric directions, later validations, Keras 2's hooks.
 
-Every built-in metric carries `_direction`, from which Keras's own callbacks
-infer ``mode="auto"``. `fit` tells its callbacks neither whether it validates nor how
-often; its arguments say. Tried with Keras 3.8 to 3.15; `tests/test_private_calls.py`
-fails when one of them moves.
+Every built-in metric has an attribute `_direction`. Keras's own callbacks use it for
+``mode="auto"``. `fit` does not tell its callbacks whether and how often it validates,
+so `validates_later` reads the arguments of the running `fit`. Both were tested with
+Keras 3.8 to 3.15. `tests/test_private_calls.py` fails if Keras changes them.
 
-Keras 2, the package `tf_keras`, asks every callback `_implements_train_batch_hooks`
-before anything public. Tried with tf_keras 2.21, which is not developed any more.
+Keras 2, the package `tf_keras`, calls `_implements_train_batch_hooks` of every callback
+before any public method. This was tested with tf_keras 2.21, which is no longer
+developed.
 """
 
 from __future__ import annotations
@@ -26,34 +27,46 @@ _MODES: dict[str, Mode] = {"up": "max", "down": "min"}
 
 
 def infer_mode(monitor: str, model: keras.Model) -> Mode:
-    """The direction of a metric in the logs of `model.fit`, never guessed.
+    """Return the direction in which a metric of `model.fit` gets better.
+
+    A loss should fall. For all other metrics Keras's own record counts. The direction
+    is never guessed.
 
     Args:
-        monitor: a name in the logs, such as ``"val_accuracy"``.
-        model: the compiled model that makes these logs.
+        monitor: String. The metric's name in the logs, such as ``"val_accuracy"``.
+        model: The compiled model that `fit` trains.
+
+    Returns:
+        ``"min"`` or ``"max"``.
 
     Raises:
-        ExportValueError: the model has no such metric, or it has no direction.
+        ExportValueError: If the model has no such metric, or if Keras records no
+            direction for it.
     """
     name = monitor.removeprefix("val_")
     losses = {"loss", *(f"{output}_loss" for output in getattr(model, "output_names", None) or ())}
     if name in losses:
         return "min"
-    # With several outputs, logs put the output's name before the metric's.
+    # With several outputs, the logs put the name of the output before the metric's name.
     matching = [m for m in _metrics(model) if name == m.name or name.endswith(f"_{m.name}")]
     directions = {_MODES.get(getattr(metric, "_direction", None) or "") for metric in matching}
     if len(directions) == 1 and (mode := directions.pop()) is not None:
         return mode
     raise ExportValueError(
         f"Received monitor={monitor!r} with mode='auto', but Keras does not say whether that "
-        "metric should rise or fall. Write mode='max' if higher is better, or mode='min'."
+        "metric should rise or fall. Write mode='max' if higher is better, or mode='min' if lower "
+        "is better."
     )
 
 
 def validates_later(model: keras.Model, epoch: int) -> bool:
-    """Whether the `fit` that runs now is going to validate after a later epoch than `epoch`.
+    """Return whether the running `fit` will validate after an epoch later than `epoch`.
 
-    A loop of the user's own is not known to.
+    The answer is False in a training loop of the user's own, which cannot be asked.
+
+    Args:
+        model: The model in training.
+        epoch: Int. The index of an epoch, from 0.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -66,15 +79,15 @@ def validates_later(model: keras.Model, epoch: int) -> bool:
 
 
 def _is_due_later(arguments: Mapping[str, Any], epoch: int) -> bool:
-    if arguments.get("validation_data") is None:  # It holds what `validation_split` took, too.
+    if arguments.get("validation_data") is None:  # `fit` puts the split-off data here, too.
         return False
     often = arguments["validation_freq"]
-    later = range(epoch + 2, arguments["epochs"] + 1)  # Counted from 1, as `validation_freq` is.
+    later = range(epoch + 2, arguments["epochs"] + 1)  # `validation_freq` counts from 1.
     return any(each % often == 0 if isinstance(often, int) else each in often for each in later)
 
 
 def _metrics(model: keras.Model) -> list[Any]:
-    """The model's metrics, with those given to `compile` taken out of their container."""
+    """Return the model's metrics. Keras keeps those of `compile` in one container metric."""
     found: list[Any] = []
     for metric in model.metrics:
         found += getattr(metric, "metrics", None) or [metric]
@@ -82,10 +95,10 @@ def _metrics(model: keras.Model) -> list[Any]:
 
 
 class Keras3Callback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types.
-    """A callback that tells those who use it with Keras 2 what is wrong."""
+    """A callback that raises a clear error when it is used with Keras 2."""
 
     def set_model(self, model: keras.Model) -> None:
-        """Keras calls this before training begins."""
+        """Check the model. Keras calls this before training begins."""
         check_model(model, "model=")
         super().set_model(model)
 

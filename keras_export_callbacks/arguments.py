@@ -1,4 +1,4 @@
-"""What `Exporter.export` can be told about a moment, checked."""
+"""Checks for the arguments of `Exporter.export`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _INT64 = np.iinfo(np.int64)
 
 
 def whole_number(name: str, value: Any) -> int | None:
-    """The argument `name` as an int, such as a step count that a variable holds.
+    """Return an argument as an int.
 
     Args:
-        name: what it is called in the error.
-        value: a whole number of Python, NumPy, TensorFlow or Keras, also as a float.
-            None stays None.
+        name: String. The name of the argument, for the error message.
+        value: A whole number: an int, a float, or an array, tensor or variable of
+            shape ``()``, such as `optimizer.iterations`. None is returned as None.
 
     Raises:
-        ExportTypeError: it is something else, or has no place in 64 bits.
+        ExportTypeError: If `value` is not a whole number, or does not fit in 64 bits.
     """
     if value is None:
         return None
@@ -31,22 +31,22 @@ def whole_number(name: str, value: Any) -> int | None:
         if number == number // 1 and _INT64.min <= number <= _INT64.max:
             return int(number)
     raise ExportTypeError(
-        f"Received {name}={value!r} of type {type(value)}. Expected a whole number below 2**63, "
-        "such as an int, or a variable that holds one."
+        f"Received {name}={value!r} of type {type(value)}. Expected a whole number below 2**63: "
+        "an int, or a tensor or variable that holds one."
     )
 
 
 def check_reason(reason: object) -> None:
-    """Raise unless a manifest can tell `reason`."""
+    """Raise `ExportTypeError` unless `reason` is a string."""
     if not isinstance(reason, str):
         raise ExportTypeError(
             f"Received reason={reason!r} of type {type(reason)}. Expected a string that says why "
-            "this is exported."
+            "you export, such as 'end of warm-up'."
         )
 
 
 def check_metrics(metrics: object) -> None:
-    """Raise unless `metrics` has values by name."""
+    """Raise `ExportTypeError` unless `metrics` is a mapping."""
     if not isinstance(metrics, Mapping):
         raise ExportTypeError(
             f"Received metrics={metrics!r} of type {type(metrics)}. Expected a mapping of names to "
@@ -55,8 +55,8 @@ def check_metrics(metrics: object) -> None:
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:
-    """Variables and tensors tell their own; what cannot be an array is one of objects."""
+    """Return a value as an array. If it cannot be converted, the array holds None."""
     try:
         return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-    except Exception:  # Of whatever kind: a symbolic tensor, say, has no value.
+    except Exception:  # A symbolic tensor, for example, has no value.
         return np.asarray(None)

@@ -1,6 +1,6 @@
-"""``keras-exports``: look after a serving directory from a shell, without TensorFlow.
+"""``keras-exports``: look after a directory of versions from a shell, without TensorFlow.
 
-Exit codes: 0 done, 1 the answer is no, 2 wrong usage.
+Exit codes: 0 success, 1 failure, 2 usage error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .archive.store.store import version_path
 
 
 class _Group(click.Group):
-    """Says what went wrong in one line."""
+    """A group of commands that prints each error and each warning in one line."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _errors_in_one_line():
@@ -52,7 +52,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
-        raise  # A question, and a reader that left, such as by `| head`.
+        raise  # A call for help, or a reader that left, such as `| head`.
     except click.UsageError as error:
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
         _tell(f"{error.format_message().removesuffix('.')}.{hint}")
@@ -75,7 +75,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A command keeps what it reads until it ends; looking for garbage would double its time."""
+    """Turn garbage collection off. A command keeps what it reads, and would take twice as long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +113,7 @@ def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -
 
 
 def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The versions that complete what was typed."""
+    """Return the versions that complete what was typed."""
     base = ctx.params.get("base")
     versions = map(str, base.versions() if isinstance(base, ExportDirectory) else ())
     return [version for version in versions if version.startswith(incomplete)]
@@ -130,23 +130,25 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main() -> None:
     """Look after a directory of exported model versions.
 
-    Exit codes: 0 done, 1 the answer is no or it failed, 2 wrong usage.
+    Exit codes: 0 success, 1 failure, 2 usage error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # Where the locale has no arrow, or no ellipsis.
+            stream.reconfigure(errors="replace")  # The locale may lack "→" or "…".
 
 
 @main.command("list")
 @_BASE
 @_JSON
 def list_(base: ExportDirectory, as_json: bool) -> None:
-    """The versions in BASE, oldest first."""
+    """List the versions in BASE, oldest first."""
     records = {record.version: record for record in base.records()}
     if as_json:
         _print_json([_content(records[version]) for version in sorted(records)])
         return
-    rows: list[Sequence[str]] = [("version", "published", "epoch", "step", "why", "metric", "size")]
+    rows: list[Sequence[str]] = [
+        ("version", "published", "epoch", "step", "reason", "metric", "size")
+    ]
     rows += [(str(version), *_row(records.get(version))) for version in base.versions()]
     title, *lines = _columns(rows)
     click.secho(title, bold=True)
@@ -158,7 +160,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
 @_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
-    """All about one VERSION in BASE, by default the newest."""
+    """Show all about a VERSION in BASE, by default the newest."""
     record = base.record(_newest(base) if version is None else version)
     if as_json:
         _print_json(_content(record))
@@ -179,7 +181,7 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 @_BASE
 @_VERSION
 def verify(base: ExportDirectory, version: int | None) -> None:
-    """Compare every byte of a VERSION with what was published, by default of all."""
+    """Compare every byte of a VERSION with what was published, by default of all versions."""
     versions = _some_versions(base) if version is None else [version]
     failed = 0
     is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -187,7 +189,7 @@ def verify(base: ExportDirectory, version: int | None) -> None:
         for number in watched:
             problems = base.verify(number)
             failed += bool(problems)
-            click.echo(f"{number}: {'; '.join(problems) or 'sound'}")
+            click.echo(f"{number}: {'; '.join(problems) or 'ok'}")
     if failed:
         sys.exit(1)
 
@@ -197,16 +199,16 @@ def verify(base: ExportDirectory, version: int | None) -> None:
 @click.option("--monitor", required=True, help="The metric's name, such as val_accuracy.")
 @click.option("--mode", required=True, type=click.Choice(["min", "max"]))
 def best(base: ExportDirectory, monitor: str, mode: Mode) -> None:
-    """Print the number of the version in BASE that is best by a metric."""
+    """Print the number of the version in BASE with the best value of a metric."""
     click.echo(_best(base, monitor, mode).version)
 
 
 @main.command()
 @_BASE
-@click.option("--keep-latest", type=click.IntRange(1), help="Keep that many of the newest.")
-@click.option("--keep-best", type=click.IntRange(1), help="Keep that many of the best.")
-@click.option("--monitor", help="The metric that --keep-best goes by.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Its direction.")
+@click.option("--keep-latest", type=click.IntRange(1), help="Keep this many of the newest.")
+@click.option("--keep-best", type=click.IntRange(1), help="Keep this many of the best.")
+@click.option("--monitor", help="The metric for --keep-best.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="min if lower is better, else max.")
 def prune(
     base: ExportDirectory,
     keep_latest: int | None,
@@ -214,16 +216,16 @@ def prune(
     monitor: str | None,
     mode: Mode | None,
 ) -> None:
-    """Remove the versions in BASE that no option keeps; never the newest."""
+    """Remove the versions in BASE that no option keeps. The newest version always stays."""
     if keep_best is None and (monitor is not None or mode is not None):
-        raise click.UsageError("--monitor and --mode go with --keep-best.")
+        raise click.UsageError("--monitor and --mode need --keep-best.")
     policies: list[RetentionPolicy] = []
     if keep_latest is not None:
         policies.append(KeepLatest(keep_latest))
     if keep_best is not None:
         if monitor is None or mode is None:
-            raise click.UsageError("--keep-best goes with --monitor and --mode.")
-        _best(base, monitor, mode)  # A metric that none has would keep none.
+            raise click.UsageError("--keep-best needs --monitor and --mode.")
+        _best(base, monitor, mode)  # Fail if no version has the metric: nothing would be kept.
         policies.append(KeepBest(keep_best, monitor=monitor, mode=mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
@@ -246,13 +248,13 @@ def publish(source: VersionPath, base: ExportDirectory) -> None:
 @_BASE
 @_VERSION
 def rollback(base: ExportDirectory, version: int | None) -> None:
-    """Publish an older VERSION again as the newest, by default the one before it.
+    """Publish an older VERSION again, by default the version before the newest.
 
-    After a rollback, the version before is the one before that which was published again.
+    Run it again to go back one more.
     """
     if version is not None:
         if version == _newest(base):
-            raise ExportError(f"Version {version} is the newest in '{base.path}' already.")
+            raise ExportError(f"Version {version} is already the newest in '{base.path}'.")
         _publish(base, base.record(version).path)
         return
     before = _before_newest(base)
@@ -278,15 +280,15 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
 
 @main.command("serving-config")
 @_BASE
-@click.option("--name", help="The model's name; by default that of the directory.")
+@click.option("--name", help="The model's name, by default the directory's.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION", help="Such as stable=7.")
 def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, ...]) -> None:
-    """Print a model_config_file for TensorFlow Serving, with version labels."""
+    """Print a model_config_file for TensorFlow Serving, with labels for versions."""
     pairs = [label.partition("=") for label in labels]
     if any(not text or not number.isascii() or not number.isdecimal() for text, _, number in pairs):
         raise click.UsageError("Expected --label LABEL=VERSION, such as --label stable=7.")
     if len({text for text, _, _ in pairs}) < len(pairs):
-        raise click.UsageError("A label can be of one version only.")
+        raise click.UsageError("Received a label twice. Give each label to one version only.")
     chosen = {text: base.record(int(number)).version for text, _, number in pairs}
     name = base.path.name if name is None else name
     if not name:
@@ -294,11 +296,11 @@ def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, .
     try:
         click.echo(_serving_config(base, name, chosen))
     except UnicodeEncodeError as error:
-        raise click.UsageError(f"{error.object!a} is not UTF-8, which a server reads.") from error
+        raise click.UsageError(f"Received {error.object!a}. Expected UTF-8.") from error
 
 
 def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int]) -> str:
-    """A `ModelServerConfig` as text (tensorflow_serving/config/model_server_config.proto)."""
+    """Return a `ModelServerConfig` as text (TensorFlow Serving: model_server_config.proto)."""
     lines = [f"name: {_quoted(name)}", f"base_path: {_quoted(str(base.path))}"]
     lines.append('model_platform: "tensorflow"')
     if labels:
@@ -311,7 +313,7 @@ def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int])
 
 
 def _quoted(text: str) -> str:
-    """A string of protobuf's text format: https://protobuf.dev/reference/protobuf/textformat-spec/."""
+    """Quote a string for protobuf: https://protobuf.dev/reference/protobuf/textformat-spec/."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\')
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
@@ -321,7 +323,7 @@ def _publish(base: ExportDirectory, source: VersionPath) -> None:
     try:
         click.echo(path)
     except OSError as error:
-        # It is done, and a script that takes it for failed would do it again.
+        # The version is published. If this failed, a script might publish it once more.
         _tell(f"Published as '{path}', which cannot be printed: {error}.")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -349,7 +351,7 @@ def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
 
 
 def _before_newest(base: ExportDirectory) -> int:
-    """The version before the newest; before the original of that, if it was rolled back to."""
+    """Return the version before the newest. If the newest is a copy, go before its original."""
     newest = _newest(base)
     original = min(_same_as(base, newest), default=newest)
     earlier = [version for version in base.versions() if version < original]
@@ -359,8 +361,8 @@ def _before_newest(base: ExportDirectory) -> int:
 
 
 def _same_as(base: ExportDirectory, version: int) -> list[int]:
-    """The versions that are copies of one or its original, and itself; none if it has no record."""
-    # A copy differs from its original in nothing else.
+    """Return a version with all its copies and its original; nothing if it has no record."""
+    # A copy differs from its original only in these fields.
     contents = {
         record.version: replace(record, version=0, created="", path=base.path)
         for record in base.records()
@@ -399,13 +401,13 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "version": str(record.version),
         "path": str(record.path),
         "published": f"{record.created} (UTC)",
-        "why": record.reason,
+        "reason": record.reason,
         **({"schema": f"{record.schema}, newer than this library"} if record.is_newer else {}),
         **({} if record.epoch is None else {"epoch": str(record.epoch)}),
         **({} if record.step is None else {"step": str(record.step)}),
         "weights": record.weights,
         **texts.contents(record),
-        "warm-up requests": "there" if WARMUP in record.files else "none",
+        "warm-up requests": "included" if WARMUP in record.files else "none",
         "size": texts.size(record.bytes),
         **({"shared": shared} if shared else {}),
         **({"same as": ", ".join(same)} if same else {}),
@@ -416,11 +418,12 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines with columns, made to fit the terminal.
+    """Yield rows as lines with columns that fit the terminal.
 
-    The widest are cut, but no deeper than can be read; rather some are left out.
+    The widest columns are cut. If they would become too narrow to read, some columns
+    are left out first.
     """
-    # Not rich's table: it takes half a second for a thousand rows.
+    # rich's table would take half a second for a thousand rows.
     columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
     widths = [max(map(cell_len, column)) for column in columns]
     screen = _width()
@@ -436,7 +439,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _width() -> int:
-    """Of the terminal, in columns; where there is none, nothing is too wide."""
+    """Return the width of the terminal in columns. Without a terminal, nothing is too wide."""
     return shutil.get_terminal_size((1_000_000, 24)).columns
 
 
@@ -447,12 +450,12 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _printable(content: str) -> str:
-    """For the terminal: manifests come from outside, and may hold what it would obey."""
+    """Replace control characters. Manifests come from outside, and a terminal would obey them."""
     return "".join(char if char.isprintable() else "\ufffd" for char in content)
 
 
 def _shared(base: ExportDirectory, record: ExportRecord) -> str:
-    """What a version has in common with others, whose files are links to the same bytes."""
+    """Return which versions share files with a version, as hard links, and how many bytes."""
     path = base.store.local_path(record.version)
     if path is None:
         return ""

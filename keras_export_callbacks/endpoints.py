@@ -1,4 +1,4 @@
-"""What is exported unless you say otherwise."""
+"""The endpoints that are exported by default."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ OPTIMIZER_VARIABLES = "optimizer_variables"
 
 
 def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
-    """Register inference, the training-mode forward pass, and the optimizer's variables.
+    """Register an inference endpoint, a training endpoint, and the optimizer's variables.
 
-    The default of every `endpoints` argument, and a good first line of one of
-    your own:
+    This function is the default of every `endpoints` argument. A function of your own
+    can call it and then add more endpoints. It registers:
 
-    - ``serve`` is ``model(inputs, training=False)``, also the `serving_default`.
-    - ``call_training`` is ``model(inputs, training=True)``: dropout is active and
-      batch normalization uses the batch. Calling it on a loaded artifact moves
-      that artifact's moving statistics and seeds, as training would.
-    - the collection ``optimizer_variables`` holds the optimizer's state, in the
-      order of `model.optimizer.variables`; only if the model is compiled.
+    - ``serve``: ``model(inputs, training=False)``. The first endpoint of an archive is
+      also its `serving_default`.
+    - ``call_training``: ``model(inputs, training=True)``. Dropout is active, and batch
+      normalization uses the statistics of the batch. A call on a loaded artifact
+      changes the artifact's moving statistics and seeds, as training would.
+    - ``optimizer_variables``: a collection of the optimizer's variables, in the order of
+      `model.optimizer.variables`. A model that is not compiled has no such collection.
 
     Args:
-        archive: what to register them on.
-        model: a built model.
+        archive: The `ExportArchive` to register the endpoints on.
+        model: A built Keras model.
 
     Raises:
-        ExportError: the model is not built, or does not tell its input shapes.
+        ExportError: If the model is not built, or if its input shapes are not known.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""`Exporter`: the door for training loops of your own."""
+"""`Exporter`, which exports from training loops of your own."""
 
 from __future__ import annotations
 
@@ -26,31 +26,39 @@ from .publisher import Why
 class Exporter:
     """Publish servable versions of a model from a training loop of your own.
 
-    `export` reads the model's variables, which takes milliseconds, and returns;
-    the version is written and published on a background thread, one at a time
-    and in order. While one is written, up to 1 GB of snapshots may wait in memory,
-    or one that is larger. Then `export` waits until there is room.
+    `export` reads the model's variables, which takes milliseconds, and returns. The
+    first call also traces the endpoints, which takes longer. A background thread
+    writes and publishes the versions one at a time, in order. While it writes one,
+    snapshots may wait in memory: up to 1 GB together, or a single larger one. If
+    there is no room, `export` waits.
 
     Args:
-        base_dir: the directory of the versions, that a model server polls.
-        model: a built model.
-        endpoints: function ``(archive, model)`` that registers what to export.
-        keep: which versions to keep after each export: None for all, an int for
-            that many of the newest, or policies combined with ``|``.
-        log_dir: TensorBoard's directory; events go to
-            ``<log_dir>/exports/<name of base_dir>``. None writes none.
-        background: False writes on the calling thread.
-        on_error: ``"raise"`` raises what failed in the background at the next
-            call of `export`, `wait` or `close`; ``"warn"`` warns instead.
-        sample_inputs: a batch of model inputs, as the model takes them. Before a
-            version is published, it is loaded in another process, as a model
-            server does, and must compute of them what the model does.
-        on_export: called with the record of each version after it is published,
-            on the thread that published it.
-        verbose: 1 prints one line per export; 0 prints nothing.
+        base_dir: String or `PathLike`. The directory for the versions, which a model
+            server polls.
+        model: A built Keras model.
+        endpoints: Function ``(archive, model)`` that registers what to export. The
+            default is `standard_endpoints`.
+        keep: Which versions to keep after each export. None keeps all, and an int
+            keeps that many of the newest. Retention policies, such as `KeepLatest`
+            and `KeepBest`, can be combined with ``|``.
+        log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
+            ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
+        background: Bool. With False, `export` writes and publishes on the calling
+            thread.
+        on_error: What to do about a failed export. ``"raise"`` raises its error, and
+            ``"warn"`` issues a warning. If an export fails in the background, the next
+            call of `export`, `wait` or `close` does this.
+        sample_inputs: A batch of model inputs, as the model takes them. With it, each
+            version is tested before it is published: another process loads it, as a
+            model server does, and its outputs are compared with the model's outputs. If
+            they differ by more than rounding, the version is not published.
+        on_export: Function that is called with the `ExportRecord` of each version
+            after it is published. It runs on the thread that published the version.
+        verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
 
     Raises:
-        ExportError: an argument cannot be used, or `base_dir` cannot be written to.
+        ExportError: If an argument cannot be used, or if `base_dir` cannot be written
+            to.
 
     Example:
 
@@ -93,7 +101,7 @@ class Exporter:
 
     @property
     def exports(self) -> list[ExportRecord]:
-        """The records of all versions published so far, oldest first."""
+        """The `ExportRecord`s of all versions published so far, oldest first."""
         return self._pipeline.exports
 
     def export(
@@ -105,25 +113,26 @@ class Exporter:
     ) -> Future[ExportRecord]:
         """Export the model as it is now.
 
-        Call it on the thread that trains, between two steps.
+        Call it on the thread that trains, between two steps. If several machines
+        train together, call it in every worker. The chief publishes the version.
 
         Args:
-            step: optimizer steps taken; by default `model.optimizer.iterations`. A
-                whole number of any kind: an int, a scalar tensor, a variable.
-            epoch: the epoch, from 0; likewise.
-            metrics: numbers by name, or tensors of one number; what is not finite
-                is left out.
-            reason: what the manifest says about why.
+            step: The number of optimizer steps taken: an int, or a scalar tensor or
+                variable. The default is `model.optimizer.iterations`.
+            epoch: The index of the epoch, from 0: an int, or a scalar tensor or
+                variable.
+            metrics: Dict of numbers by name. A number may be a tensor or array of one
+                number. Values that are not finite numbers are left out.
+            reason: String. Why you export; the manifest records it.
 
         Returns:
-            A future with the record, done once the version is published. In a
-            training on several machines the chief publishes, and every worker
-            must call this; the futures of the others are cancelled.
+            A `concurrent.futures.Future` with the `ExportRecord`. It is done when the
+            version is published. In a worker that is not the chief it is cancelled.
 
         Raises:
-            ExportError: an argument cannot be used, or the endpoints cannot be
-                traced; or, with ``on_error="raise"``, an earlier export failed in
-                the background.
+            ExportError: If an argument cannot be used, or if the `Exporter` is closed.
+                With ``on_error="raise"``, also if the model cannot be exported, or if
+                an earlier export failed in the background.
         """
         pipeline = self._pipeline
         given = {} if metrics is None else metrics
@@ -133,26 +142,26 @@ class Exporter:
         counted, epoch = whole_number("step", step), whole_number("epoch", epoch)
         if self._closed:
             pipeline.report_failures()
-            raise ExportError("This Exporter is closed. Make another to export again.")
+            raise ExportError("This Exporter is closed. Create another Exporter to export again.")
         moment = pipeline.moment(epoch, given)
         if counted is not None:
             moment = replace(moment, step=counted)
         return pipeline.submit(moment, Why(reason))
 
     def wait(self) -> None:
-        """Return when every export is published or failed.
+        """Wait until every export is published or has failed.
 
         Raises:
-            ExportError: one failed, and ``on_error="raise"``.
+            ExportError: If an export failed, with ``on_error="raise"``.
         """
         self._pipeline.settle()
         self._pipeline.report_failures()
 
     def close(self) -> None:
-        """`wait`, and export no more.
+        """Wait like `wait`, and refuse later calls of `export`.
 
         Raises:
-            ExportError: as `wait`.
+            ExportError: If an export failed, with ``on_error="raise"``.
         """
         self._closed = True
         self._pipeline.finish()
@@ -171,5 +180,5 @@ class Exporter:
         except ExportError as failure:
             if error is None:
                 raise
-            # What ended the block matters more than what failed behind it.
+            # The error that ended the block matters more than an export that failed.
             warnings.warn(str(failure), stacklevel=2)

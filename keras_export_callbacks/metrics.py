@@ -1,4 +1,4 @@
-"""What a model and its logs say in numbers."""
+"""The numbers in logs, and what is wrong with values that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def finite_scalars(logs: Mapping[str, Any]) -> dict[str, float]:
-    """The finite scalars among `logs`, as floats."""
+    """Return the finite scalars in `logs` as floats."""
     scalars = {name: scalar(value) for name, value in logs.items()}
     return {
         str(name): value
@@ -22,9 +22,10 @@ def finite_scalars(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scalar(value: Any) -> float | None:
-    """A number, or a tensor or array of one number, as a float; None of anything else.
+    """Return `value` as a float, or None if it is not one number.
 
-    Some metrics have the shape ``(1,)`` for one class, such as `F1Score`.
+    A tensor or array of one number counts. Some metrics return an array of shape
+    ``(1,)``, such as `F1Score` for one class.
     """
     if isinstance(value, float):
         return float(value)
@@ -32,14 +33,14 @@ def scalar(value: Any) -> float | None:
         is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
         return None if is_complex else _as_float(value)
     array = _array(value)
-    # Neither text, which Python would read as a number, nor what is complex or no number.
+    # `float` would also read text. The other kinds are complex numbers, times and objects.
     if array is None or array.size != 1 or array.dtype.kind in "cmMOSU":
         return None
     return _as_float(array.reshape(())[()])
 
 
 def description(value: Any) -> str:
-    """What a value in the logs is, if it is no finite scalar."""
+    """Describe a value in the logs that is not a finite scalar."""
     number = scalar(value)
     if number is not None:
         return f"{number:g}"
@@ -50,15 +51,15 @@ def description(value: Any) -> str:
 
 
 class Sightings:
-    """What a monitored metric has been in the epochs of a fit.
+    """The values of a monitored metric in the epochs of one `fit`.
 
     Args:
-        monitor: its name in the logs.
+        monitor: String. The metric's name in the logs.
 
     Attributes:
-        epochs: how many were seen.
-        is_measured: whether it was a finite scalar in one of them.
-        is_no_number: whether it was something else than a number when it was last there.
+        epochs: Int. The number of epochs seen so far.
+        is_measured: Bool. Whether the metric was a finite scalar in any epoch.
+        is_no_number: Bool. Whether the last value of the metric was not one number.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -71,7 +72,7 @@ class Sightings:
         self.is_no_number = False
 
     def see(self, logs: Mapping[str, Any]) -> None:
-        """Take note of the logs of an epoch."""
+        """Record the logs of an epoch."""
         self.epochs += 1
         finite = finite_scalars(logs)
         self._available |= set(finite) - {self._monitor}
@@ -83,36 +84,36 @@ class Sightings:
 
     @property
     def is_missing(self) -> bool:
-        """Whether no epoch had it."""
+        """Whether the metric was missing in every epoch."""
         return self._last is None
 
     @property
     def may_come(self) -> bool:
-        """Whether it is measured by a validation that no epoch had yet."""
+        """Whether only validation measures the metric, and no epoch had a validation yet."""
         return self._monitor.startswith("val_") and not self._has_validated
 
     def __str__(self) -> str:
-        """What is wrong with it, and what to write instead."""
+        """Say what is wrong with the metric, and what to write instead."""
         named = f"The monitored metric {self._monitor!r}"
         others = f"Available are {sorted(self._available)}."
         if self.is_missing:
             return (
-                f"{named} was never in the logs. {others} Choose one of these, or give `fit` the "
-                "validation data or metric that was meant."
+                f"{named} was never in the logs. {others} Choose one of these, or pass the "
+                "validation data to `fit` or the metric to `compile`."
             )
         if self.is_no_number:
             return (
                 f"{named} is {self._last}. Expected one number. {others} Choose one "
-                "of these, or let the metric return one number, as by `average='macro'`."
+                "of these, or let the metric return one number, such as with `average='macro'`."
             )
         return (
-            f"{named} was never finite: it was {self._last} last. {others} Choose "
-            "one of these, or look for what makes it so, such as the learning rate."
+            f"{named} was never finite: its last value was {self._last}. {others} Choose "
+            "one of these, or find the cause, such as a learning rate that is too high."
         )
 
 
 def averages_weights(model: keras.Model) -> bool:
-    """Whether the optimizer keeps a moving average of the weights, which can take their place."""
+    """Return whether the optimizer keeps moving averages, which can replace the weights."""
     optimizer = getattr(model, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return bool(getattr(inner, "use_ema", False))
@@ -128,7 +129,7 @@ def _as_float(number: Any) -> float | None:
 
 
 def _array(value: Any) -> Any:
-    """A tensor, variable or array in NumPy; None of something else or without values."""
+    """Return a tensor, variable or array as a NumPy array, or None if it has no values."""
     if not hasattr(value, "shape"):
         return None
     try:

@@ -1,8 +1,8 @@
-"""What every export can be told, checked.
+"""The arguments that `Exporter` and the callbacks have in common, checked.
 
-`Exporter` and the callbacks write these arguments out, each with its default,
-rather than take ``**options: Unpack[...]``: type checkers see through that, but
-`help()`, notebooks and most editors show neither names nor defaults.
+`Exporter` and the callbacks write out each argument with its default. They do not
+take ``**options: Unpack[...]``. Type checkers understand that, but `help()`,
+notebooks and most editors would show neither names nor defaults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Endpoints = Callable[[ExportArchive, keras.Model], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The arguments that `Exporter` and the callbacks have in common, as described there."""
+    """The arguments that `Exporter` and the callbacks have in common. They describe them."""
 
     endpoints: Endpoints
     keep: int | RetentionPolicy | None
@@ -52,5 +52,6 @@ class ExportOptions:
             )
         if self.on_export is not None and not callable(self.on_export):
             raise ExportTypeError(
-                f"Received on_export={self.on_export!r}. Expected a function (ExportRecord)."
+                f"Received on_export={self.on_export!r}. Expected a function that takes an "
+                "`ExportRecord`."
             )

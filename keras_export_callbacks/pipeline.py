@@ -1,7 +1,7 @@
-"""A moment in training → the model's state → a version, and what failed on the way.
+"""The training thread's half of an export: a moment → the model's state → `publisher`.
 
-`Exporter` and the callbacks both stand on a `Pipeline`. It is the training
-thread's half of an export; `publisher` has the background half.
+`Exporter` and the callbacks export through a `Pipeline`. It reads the state, hands it
+to the background half in `publisher`, and reports the failures of both halves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .state import State, StateSource
 from .texts import duration
 from .triggers import Moment
 
-# In seconds; a shorter wait is in the manifest only.
+# In seconds. A longer wait is worth a warning; the manifest records every wait.
 _NOTICEABLE = 1.0
 
 
@@ -36,13 +36,14 @@ class Pipeline:
     """Exports a model to a directory, from the thread that trains it.
 
     Args:
-        directory: where the versions appear.
-        model: the model in training.
-        options: what the user said.
-        trial: the part of a search that the versions belong to, if they do.
+        directory: The directory where the versions appear.
+        model: The model in training.
+        options: The user's options.
+        trial: The trial of a search that the versions belong to, or None.
 
     Raises:
-        ExportError: `directory` cannot be written to, or the model cannot be exported.
+        ExportError: If `directory` cannot be written to, or if the model, its
+            distribution strategy or Keras's backend is not supported.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class Pipeline:
 
     @property
     def exports(self) -> list[ExportRecord]:
-        """The records of all versions published so far, oldest first."""
+        """The `ExportRecord`s of all versions published so far, oldest first."""
         return self._publisher.exports
 
     def moment(self, epoch: int | None, logs: Mapping[str, Any]) -> Moment:
-        """This moment in training."""
+        """Return the current moment in training, with the finite scalars in `logs`."""
         since = time.perf_counter()
         return Moment(
             step=self.steps_taken(),
@@ -83,26 +84,30 @@ class Pipeline:
         )
 
     def steps_taken(self) -> int | None:
-        """How many steps the model's optimizer has taken, or None without an optimizer.
+        """Return the number of steps that the optimizer has taken; None without optimizer.
 
-        The only count that is right under any `steps_per_execution`: the `batch`
-        that Keras's hooks are given runs ahead of it.
+        Only this count is right for every `steps_per_execution`. The `batch` argument
+        of Keras's hooks runs ahead of it.
         """
         optimizer = getattr(self.model, "optimizer", None)
         return None if optimizer is None else self._backend.steps_taken(optimizer)
 
     def prepare(self) -> None:
-        """Trace the endpoints now, so that what is wrong with them shows at once.
+        """Trace the endpoints now, so that their errors show early.
 
         Raises:
-            ExportError: the model is not built, or an endpoint cannot be traced.
+            ExportError: If the model is not built, or if an endpoint cannot be traced.
         """
         start = time.perf_counter()
         self._source.prepare()
         self._prepared += time.perf_counter() - start
 
     def hold(self) -> Future[State]:
-        """The weights as they are now, or why they cannot be exported."""
+        """Read the current weights, for an export at the end of the epoch.
+
+        Returns:
+            A future with the state, or with the error that keeps it from being exported.
+        """
         held: Future[State] = Future()
         try:
             held.set_result(self._source.take())
@@ -113,20 +118,21 @@ class Pipeline:
     def submit(
         self, moment: Moment, why: Why, held: Future[State] | None = None
     ) -> Future[ExportRecord]:
-        """Export the model as it is now, or with the weights that were held before.
+        """Export the model as it is now, or with the weights that `hold` read.
 
         Args:
-            moment: when it is, and what was measured.
-            why: what made it happen.
-            held: what `hold` gave when validation began.
+            moment: When the export happens, and what was measured.
+            why: The reason for the export.
+            held: What `hold` returned when validation began. None exports the current
+                weights.
 
         Returns:
-            A future with the record. It holds a `SupersededError` if the version was
-            dropped, and is cancelled in a process that does not publish.
+            A future with the `ExportRecord`. If the version was dropped, the future has
+            a `SupersededError`. In a process that does not publish it is cancelled.
 
         Raises:
-            ExportError: with ``on_error="raise"``, what failed since the last report, or
-                why the model cannot be exported.
+            ExportError: With ``on_error="raise"``, if an export failed since the last
+                report, or if the model cannot be exported.
         """
         self.report_failures()
         self._wait_for_room()
@@ -138,7 +144,7 @@ class Pipeline:
             unpublished.set_exception(failure)
             return unpublished
         if not self._backend.is_publisher(self.model):
-            # It had to take part in reading what the workers have in common.
+            # It had to take part above: all workers read the variables that they share.
             unpublished.cancel()
             return unpublished
         stall = time.perf_counter() - moment.since + self._prepared
@@ -148,38 +154,42 @@ class Pipeline:
         return self._publisher.submit(state, Request(moment, why, weights, stall))
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
-        """The best value published in the base directory, or on its way there.
+        """Return the best value of a metric in the base directory, or None.
+
+        Versions that are still being written count as well.
 
         Args:
-            objective: the metric and its direction.
-            own: look only at what was published here.
+            objective: The metric and its direction.
+            own: Bool. Whether only the versions of this pipeline count.
         """
         return self._publisher.best(objective, own)
 
     def published_best(self, objective: Objective) -> float | None:
-        """The best value published in the base directory, by whatever process."""
+        """Return the best value that any process has published in the base directory, or None."""
         return self._publisher.published_best(objective)
 
     def settle(self) -> None:
-        """Return when every export is published or failed, without saying which."""
+        """Wait until every export is published or has failed. Failures are not reported here."""
         self._publisher.settle()
 
     def finish(self) -> None:
-        """`settle`, close the events file, and report; a later export opens another file.
+        """Wait for all exports, close the events file, and report failures.
+
+        A later export opens another events file.
 
         Raises:
-            ExportError: an export failed, and ``on_error="raise"``.
+            ExportError: If an export failed, with ``on_error="raise"``.
         """
         self._publisher.finish()
         self.report_failures()
 
     def fail(self, failure: ExportError) -> None:
-        """Treat `failure` as that of an export: raise it, or warn of it."""
+        """Report an error, as if an export had failed with it."""
         self._failures.append(failure)
         self.report_failures()
 
     def report_failures(self) -> None:
-        """Raise, or warn of, what failed in the background since the last report."""
+        """Raise or warn of the errors since the last report."""
         failures = [self._failures.pop(0) for _ in range(len(self._failures))]
         if not failures:
             return
@@ -192,10 +202,15 @@ class Pipeline:
         raise failures[0]
 
     def tell_of_unusable(self, metrics: Mapping[str, Any], is_by_hand: bool = False) -> None:
-        """Warn once of each metric that is left out, where that matters to someone.
+        """Warn once of each metric that is left out, if that matters to the user.
 
-        It matters if `keep` chooses versions by the metric, and if it was given by
-        hand and is no number. That a metric of `fit` is NaN in an epoch is usual.
+        Only finite numbers are exported. A value that the user passed matters if it is
+        not a number, or if `keep` ranks versions by the metric. A value in the logs of
+        `fit` matters only if both are true, because metrics are often NaN in an epoch.
+
+        Args:
+            metrics: Values by name.
+            is_by_hand: Bool. Whether the user passed the values.
         """
         policy = as_policy(self._options.keep)
         ranking = policy.monitors() if policy is not None else set()
@@ -209,20 +224,20 @@ class Pipeline:
             self._told.add(name)
             lost = " `keep` does not count this version as one of the best." if is_ranked else ""
             warnings.warn(
-                f"The metric {name!r} is {description(value)}, and left out. Expected one finite "
-                f"number.{lost}",
+                f"The metric {name!r} is {description(value)}, so it is left out. Expected one "
+                f"finite number.{lost}",
                 stacklevel=3,
             )
 
     def _wait_for_room(self) -> None:
-        """Wait until a state may take memory; say so once if training notices the wait."""
+        """Wait until there is memory for a state. Warn once if the wait is long."""
         start = time.perf_counter()
         self._publisher.wait_for_room()
         waited = time.perf_counter() - start
         if waited > _NOTICEABLE and not self._was_noticed:
             self._was_noticed = True
             warnings.warn(
-                f"Training waited {duration(waited)} for earlier versions to be written: exports "
+                f"Training waited {duration(waited)} for earlier versions to be written. Exports "
                 f"come faster than '{self._directory.path}' takes them. Export less often, or to a "
                 "faster disk.",
                 stacklevel=4,

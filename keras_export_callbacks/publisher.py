@@ -1,7 +1,7 @@
-"""The background half of an export, in its order; the only file that knows it.
+"""The background half of an export. Only this file knows the order of its steps.
 
-write in staging → compare with the model → publish → retention → events →
-`on_export`. What fails before publishing leaves the base directory as it was.
+The steps are: write in staging → compare with the model → publish → retention →
+events → `on_export`. A failure before publishing leaves the base directory as it was.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from .summaries import SummaryWriter
 from .triggers import Moment
 from .worker import Worker
 
-# How many bytes of snapshots may wait while one is written; one may wait whatever its size.
-# Saving the graph takes as long as many short epochs, and a snapshot is often a few megabytes.
+# How many bytes of snapshots may wait while one is written. A single one may be larger.
+# Several may wait, because saving the first graph takes as long as many short epochs.
 ROOM = 10**9
 
 
-# Which versions, if they are the same, make another superfluous.
+# Which versions a new one is compared with. If one of them is the same, it is not published.
 Unless = Literal["newest", "any"]
 
 
 @dataclass(frozen=True)
 class Why:
-    """Why a version is exported, and what makes it superfluous.
+    """Why a version is exported, and when it is dropped after all.
 
     Attributes:
-        reason: what the manifest says.
-        objective: the metric that made it happen, if one did.
-        is_wanted: asked once more just before publishing, while no other process can
-            publish. If it says no, the version is dropped, which is no failure.
-        unless: drop the version if the newest or any version is of the same moment, with
-            the same variables. A training that is resumed from a checkpoint repeats
-            what came after it.
+        reason: String. The `reason` in the manifest.
+        objective: The metric that triggered the export, or None.
+        is_wanted: Function that is called just before publishing, while no other
+            process can publish. If it returns False, the version is dropped. That is
+            not a failure.
+        unless: ``"newest"``, ``"any"`` or None. The version is dropped if the newest
+            version, or any version, is of the same moment and has the same variables.
+            A training that resumes from a checkpoint repeats what came after it.
     """
 
     reason: str
@@ -64,7 +65,7 @@ class Why:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: a moment, a reason, and what it has cost so far."""
+    """A requested export: its moment, its reason, and how long training waited for it."""
 
     moment: Moment
     why: Why
@@ -73,7 +74,7 @@ class Request:
 
     @property
     def value(self) -> float | None:
-        """The value of the metric that made it happen, if one did."""
+        """The value of the metric that triggered the export, or None."""
         objective = self.why.objective
         return self.moment.metrics.get(objective.monitor) if objective else None
 
@@ -82,13 +83,14 @@ class Publisher:
     """Publishes states of a model, one at a time and in order.
 
     Args:
-        directory: where the versions appear.
-        options: what the user said.
-        trial: the part of a search that the versions belong to, if they do.
-        on_failure: called with what failed, on the thread where it did.
+        directory: The directory where the versions appear.
+        options: The user's options.
+        trial: The trial of a search that the versions belong to, or None.
+        on_failure: Function that is called with each error, on the thread where it
+            happened.
 
     Attributes:
-        exports: the records of what was published, oldest first.
+        exports: The `ExportRecord`s of the published versions, oldest first.
     """
 
     def __init__(
@@ -106,23 +108,24 @@ class Publisher:
         self._in_flight: list[Request] = []
         self._told: set[str] = set()
         self._last_size = 0
-        with suppress(OSError):  # It cannot be read yet; else the store knows what is taken.
-            directory.store.names()
+        with suppress(OSError):  # The directory may not be readable yet.
+            directory.store.names()  # The store notes which numbers are taken.
         self._reuse = Reuse()
-        self._worker: Worker[ExportRecord] = Worker(options.background, lambda: None, ROOM)
+        self._worker: Worker[ExportRecord] = Worker(options.background, ROOM)
         self._summaries = self._summary_writer()
 
     def wait_for_room(self) -> None:
-        """Return when there is room for a state as large as the last to wait.
+        """Wait until there is room for a state as large as the last one.
 
-        Call it before a state is read, because it may take memory from then on.
+        Call this before a state is read, because the state takes memory from then on.
         """
         self._worker.wait_for_room(self._last_size)
 
     def submit(self, state: State, request: Request) -> Future[ExportRecord]:
-        """Publish a state after those before it."""
+        """Publish a state after the states that were submitted before it."""
         snapshot_time = time.perf_counter()
-        # Handed over: should it fail, the error holds this function, and not the state.
+        # The job takes the state out of this list. If the job fails, its error keeps this
+        # frame alive, and not the state.
         states = [state]
         self._last_size = size = state.snapshot.size
         self._in_flight.append(request)
@@ -131,26 +134,28 @@ class Publisher:
                 lambda: self._run(states.pop(), request, snapshot_time), size
             )
         except BaseException:
-            with suppress(ValueError):  # It was run, on this thread.
+            with suppress(ValueError):  # The job ran on this thread and removed it.
                 self._in_flight.remove(request)
             raise
 
     def settle(self) -> None:
-        """Return when every state is published or failed, without saying which."""
+        """Wait until every state is published or has failed. Failures are not reported here."""
         self._worker.wait()
 
     def finish(self) -> None:
-        """`settle`, and close the events file; a later export opens another."""
+        """Wait like `settle`, and close the events file. A later export opens another."""
         self.settle()
         if self._summaries is not None:
             self._summaries.close()
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
-        """The best value published in the base directory, or on its way there.
+        """Return the best value of a metric in the base directory, or None.
+
+        Versions that are still being written count as well.
 
         Args:
-            objective: the metric and its direction.
-            own: look only at what was published here.
+            objective: The metric and its direction.
+            own: Bool. Whether only the versions of this publisher count.
         """
         best = _best_of(self.exports, objective) if own else self.published_best(objective)
         for request in list(self._in_flight):
@@ -163,9 +168,10 @@ class Publisher:
         return best
 
     def published_best(self, objective: Objective) -> float | None:
-        """The best value published in the base directory, by whatever process.
+        """Return the best value that any process has published in the base directory.
 
-        In a search, by this attempt of the trial: what another left does not count.
+        In a search, only the versions of this attempt of the trial count. Returns None if
+        no version has the metric.
         """
         records, damage = self._directory.survey()
         self._warn_of(damage)
@@ -174,7 +180,7 @@ class Publisher:
         return _best_of(records, objective)
 
     def _warn_of(self, damage: Iterable[ExportError]) -> None:
-        """Say once of each manifest that cannot be read that its version is not compared with."""
+        """Warn once of each manifest that cannot be read, because its version does not count."""
         for error in damage:
             if str(error) not in self._told:
                 self._told.add(str(error))
@@ -184,7 +190,7 @@ class Publisher:
         if self._options.log_dir is None:
             return None
         base_dir = str(self._directory.path.resolve())
-        # Of a trial: the directories of the search, the trial, and the execution.
+        # A trial's run is named after three directories: the search, the trial, the execution.
         parts, values = (3, self._trial.hyperparameters) if self._trial else (1, None)
         return SummaryWriter(self._options.log_dir, base_dir, parts, values)
 
@@ -198,7 +204,7 @@ class Publisher:
         except SupersededError:
             raise
         except Exception as error:
-            # Without a name here: its traceback holds this frame, and that the snapshot.
+            # Do not bind the new error to a name: its traceback would keep the snapshot alive.
             raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
         finally:
             self._in_flight.remove(request)
@@ -250,11 +256,11 @@ class Publisher:
         )
 
     def _check(self, request: Request, record: ExportRecord) -> None:
-        """Raise if what others have published meanwhile makes a version superfluous."""
+        """Raise `SupersededError` if a version is no longer wanted, or is already published."""
         if not request.why.is_wanted():
             raise SupersededError(
-                f"Not published to '{self._directory.path}': another writer has published a "
-                f"version with a better {record.monitor} than {record.value} in the meantime."
+                f"A version was not published to '{self._directory.path}', because another writer "
+                f"has published one whose {record.monitor} is better than {record.value}."
             )
         unless = request.why.unless
         others = self._directory.records() if unless else []
@@ -263,13 +269,13 @@ class Publisher:
                 raise _PublishedBeforeError(other)
 
     def _reusable(self) -> Reuse:
-        """What can be linked: from the last export, or else from a version of the directory."""
+        """Return what can be linked: from the last export, or else from the newest version."""
         if self._reuse.has_variables():
             return self._reuse
         return self._reuse.with_variables_of(self._sound_version())
 
     def _sound_version(self) -> ExportRecord | None:
-        """The newest version that files can be linked from, if nothing is wrong with it."""
+        """Return the newest version, or None if it is damaged or its files cannot be linked."""
         record = self._directory.latest()
         if record is None or record.is_newer:
             return None
@@ -278,15 +284,15 @@ class Publisher:
         return None if version_problems(record.path) else record
 
     def _after_publishing(self, record: ExportRecord) -> None:
-        """What follows a publish; a failure here takes nothing back."""
+        """Run the steps after a publish. The version stays published if one of them fails."""
         for step in (self._prune, self._summarize, self._call_back, self._say):
             try:
                 step(record)
             except BaseException as error:
-                what = f"Version {record.version} was published, but what follows failed"
+                what = f"Version {record.version} was published, but a later step failed"
                 self._failed(what, error)
                 if not isinstance(error, Exception):
-                    raise  # Such as Ctrl-C; a background thread ends of it, and nothing else.
+                    raise  # Such as Ctrl-C. In the background it ends only the thread.
 
     def _prune(self, record: ExportRecord) -> None:
         try:
@@ -314,10 +320,10 @@ class Publisher:
 
 
 class _PublishedBeforeError(SupersededError):
-    """The very version is there already, as `record`."""
+    """The same version is already there, as `record`."""
 
     def __init__(self, record: ExportRecord) -> None:
-        super().__init__(f"Published before as '{record.path}'.")
+        super().__init__(f"The same version is already published as '{record.path}'.")
         self.record = record
 
 
@@ -330,7 +336,7 @@ def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | N
 
 
 def _compared(staged: Path, state: State) -> ParityInfo | None:
-    """Compare the artifact with what the endpoints computed live, if that is known."""
+    """Compare the artifact's outputs with the live endpoints' outputs, if there are any."""
     if not state.expected:
         return None
     start = time.perf_counter()
@@ -350,7 +356,7 @@ def _warmup_files(staged: Path) -> dict[str, FileInfo]:
 
 
 def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
-    """Whether two exports are of the same moment, with the same variables."""
+    """Return whether two exports are of the same moment and have the same variables."""
     moments = [(record.epoch, record.step, record.reason) for record in (one, other)]
     variables = [
         {info.sha256 for name, info in record.files.items() if name.startswith("variables/")}
@@ -364,7 +370,7 @@ def _size(files: Mapping[str, FileInfo]) -> int:
 
 
 def _print_line(line: str) -> None:
-    """Print a line where Keras may be drawing a progress bar, which it goes on with below."""
+    """Print a line where Keras may be drawing a progress bar. The bar continues below it."""
     is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
-    # In a file, the bar's line is an open one; Keras's own callbacks begin like that, too.
+    # In a file, the line of the bar has no end yet. Keras's own callbacks print "\n" first, too.
     print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)

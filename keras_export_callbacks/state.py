@@ -1,4 +1,4 @@
-"""A model → its state at one moment, in milliseconds on the training thread."""
+"""Read the state of a model at one moment, in milliseconds, on the training thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .archive.export_archive import ExportArchive, registration_of
 from .archive.graph.plan import Plan, Planner, Snapshot
 from .archive.graph.registration import Registration
 from .archive.graph.samples import known_sample
-from .archive.parity.compare import Expected, Probe
+from .archive.parity.compare import Expected
+from .archive.parity.probe import Probe
 from .archive.state.identities import Identities
 from .archive.state.owners import owned_variables
 from .options import Endpoints
@@ -24,14 +25,14 @@ from .options import Endpoints
 
 @dataclass(frozen=True)
 class State:
-    """What there is to export, as it was at one moment.
+    """The state of a model at one moment.
 
     Attributes:
-        snapshot: the variables.
-        seconds: how long training waited for all this.
-        expected: what the endpoints computed of the sample inputs.
-        skipped: why other signatures cannot be compared, by name.
-        live_seconds: how much of `seconds` was for `expected`.
+        snapshot: The values of the variables.
+        seconds: Float. How long training waited for the state, in seconds.
+        expected: The outputs that the endpoints computed for the sample inputs.
+        skipped: Dict of signature names to the reasons why they are not compared.
+        live_seconds: Float. The part of `seconds` that `expected` took.
     """
 
     snapshot: Snapshot
@@ -41,17 +42,17 @@ class State:
     live_seconds: float = 0.0
 
     def completed(self) -> State:
-        """The state with seeds and optimizer variables as they are now."""
+        """Return the state with the current seeds and optimizer variables."""
         return replace(self, snapshot=self.snapshot.completed())
 
 
 class StateSource:
-    """Takes the state of a model, and traces its endpoints when they have to be.
+    """Takes the state of a model, and traces its endpoints when necessary.
 
     Args:
-        model: the model in training.
-        endpoints: registers what to export.
-        sample_inputs: a batch of model inputs to compare the artifact on, or None.
+        model: The model in training.
+        endpoints: Function ``(archive, model)`` that registers what to export.
+        sample_inputs: A batch of model inputs to compare the artifact on, or None.
     """
 
     def __init__(self, model: keras.Model, endpoints: Endpoints, sample_inputs: Any) -> None:
@@ -66,10 +67,10 @@ class StateSource:
         self._has_warned = False
 
     def prepare(self) -> None:
-        """Trace the endpoints now, so that what is wrong with them shows at once.
+        """Trace the endpoints now, so that their errors show early.
 
         Raises:
-            ExportError: the model is not built, or an endpoint cannot be traced.
+            ExportError: If the model is not built, or if an endpoint cannot be traced.
         """
         with self._tracing():
             plan = self._planner().plan()
@@ -77,15 +78,15 @@ class StateSource:
                 self._probe_of(plan)
 
     def take(self) -> State:
-        """The weights as they are now, to be `completed`.
+        """Read the current weights. `State.completed` reads the rest.
 
         Raises:
-            ExportError: the model is not built, or an endpoint cannot be traced.
+            ExportError: If the model is not built, or if an endpoint cannot be traced.
         """
         start = time.perf_counter()
         with self._tracing():
             planner = self._planner()
-            self._warn_of_guesses(planner)  # Before tracing, which may fail because of the guess.
+            self._warn_of_guesses(planner)  # Before tracing, which may fail because of a guess.
             plan = planner.plan()
             snapshot = plan.read()
             if self._sample_inputs is None:
@@ -97,10 +98,10 @@ class StateSource:
         return State(snapshot, end - start, expected, probe.skipped, end - read)
 
     def _planner(self) -> Planner:
-        """The planner of what is registered, and registered anew when there are other variables.
+        """Return the planner, after registering the endpoints again if variables changed.
 
-        An optimizer, for one, makes its variables only in the first step. What is
-        traced does not use them.
+        An optimizer, for example, creates its variables in the first step. If only the
+        collections of variables changed, the traced endpoints are kept.
         """
         optimizer = getattr(self._model, "optimizer", None)
         roots = [self._model, self._endpoints]
@@ -126,19 +127,19 @@ class StateSource:
         return self._probe
 
     def _warn_of_guesses(self, planner: Planner) -> None:
-        """Say once that a model is exported for a dtype that nothing has told."""
+        """Warn once if a model is exported for a dtype that is only a guess."""
         if not self._has_warned and (models := planner.registration.guessed()):
             self._has_warned = True
             warnings.warn(
                 f"Model '{models[0].name}' does not record the dtype of its inputs, so it is "
-                f"exported for {models[0].input_dtype}. Pass `sample_inputs`, a batch as the model "
-                "is called with, to export it for the right one.",
+                f"exported for {models[0].input_dtype}. If the model is called with another "
+                "dtype, pass `sample_inputs`, a batch of that dtype.",
                 stacklevel=4,
             )
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[None]:
-        """Let the model know the sample, and give every error a type of ours."""
+        """Make the sample known to the model, and turn every error into an `ExportError`."""
         try:
             with known_sample(self._sample_inputs):
                 yield
@@ -149,10 +150,10 @@ class StateSource:
 
 
 def as_export_error(what: str, error: BaseException) -> ExportError:
-    """`error`, or one of ours that says where it came from."""
+    """Return `error` as an `ExportError` that says what failed."""
     if isinstance(error, ExportError):
         return error
     failure = ExportError(f"{what}: {type(error).__name__}: {error}")
-    # Keras's traceback filter drops the cause of what passes through `fit`.
+    # Keras's traceback filter drops the cause of an error that passes through `fit`.
     failure.__cause__ = failure.__context__ = error
     return failure

@@ -1,4 +1,4 @@
-"""`ExportRecord` → TensorBoard."""
+"""Write an `ExportRecord` to TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from .archive.store.local import check_directory
 from .archive.store.paths import is_url, path_text
 from .archive.store.record import ExportRecord, Scalar
 
-# TensorBoard smooths every chart, and a summary cannot tell it not to.
-_POINTS = " One point an export: set smoothing to 0 to read them."
+# TensorBoard smooths every chart, and a summary cannot turn that off.
+_POINTS = " Each point is one export. Set smoothing to 0 to see the points."
 
 
 class SummaryWriter:
-    """Writes the events of each export to a run of the base directory.
+    """Writes the events of each export to the run of its base directory.
 
-    The run is called ``exports/`` and the last part of the base directory's path;
-    or as many as tell it from others that have a run already.
+    The run is named ``exports/<last part of base_dir>``. If the run of another base
+    directory has that name, the name gets more parts of the path.
 
     Args:
-        log_dir: the directory TensorBoard is started with, from `check_log_dir`.
-        base_dir: the absolute path of the base directory.
-        parts: how many parts of `base_dir` to call the run by at least.
-        hyperparameters: for the HParams dashboard, of a trial of a search.
+        log_dir: String or `PathLike`. TensorBoard's log directory, as `check_log_dir`
+            returns it.
+        base_dir: String. The absolute path of the base directory.
+        parts: Int. The smallest number of parts of `base_dir` in the name of the run.
+        hyperparameters: Dict of values by name, of a trial in a search. They go to the
+            HParams dashboard.
     """
 
     def __init__(
@@ -47,18 +49,18 @@ class SummaryWriter:
         self._base_dir = base_dir
         self._parts = parts
         self._writer: Any = None
-        # Of the events file that is open: its directory, the end of its name, and its path.
+        # The open events file: its directory, the suffix of its name, and its path.
         self._directory = self._suffix = ""
         self._file: str | None = None
         self._earlier: deque[ExportRecord] = deque(maxlen=10)
 
     def write(self, record: ExportRecord) -> None:
-        """Add one export's scalars and summary at its training step, and flush."""
+        """Add the scalars and the summary of an export at its training step, and flush."""
         try:
             self._add(record)
         except Exception:
-            # Half an event may be in the file, after which TensorBoard reads no more
-            # of it. The next export opens another.
+            # The file may end in half an event, and TensorBoard reads nothing after
+            # that. The next export opens another file.
             with suppress(Exception):
                 self.close()
             self._writer = self._file = None
@@ -66,7 +68,7 @@ class SummaryWriter:
 
     def _add(self, record: ExportRecord) -> None:
         if self._file is not None and not tf.io.gfile.exists(self._file):
-            # Someone cleared the logs. TensorFlow goes on writing to the removed file.
+            # Someone removed the logs. TensorFlow would go on writing to the removed file.
             self.close()
         if self._writer is None:
             self._open()
@@ -76,7 +78,7 @@ class SummaryWriter:
                 tf.summary.scalar(f"export/{name}", float(value), description=description + _POINTS)
             tf.summary.text("export/summary", markdown(record, reversed(self._earlier)))
             if record.epoch is not None and record.monitor is not None and record.value is not None:
-                # On the chart, and by the step, of Keras's own `TensorBoard` callback.
+                # Keras's `TensorBoard` callback uses this tag and step: both share a chart.
                 tag = f"epoch_{record.monitor.removeprefix('val_')}"
                 tf.summary.scalar(tag, record.value, record.epoch)
         self._writer.flush()
@@ -86,23 +88,23 @@ class SummaryWriter:
 
     def _open(self) -> None:
         self._directory = self._run()
-        # By which to know the file again.
+        # `_written_file` finds the file by this suffix.
         self._suffix = f".{uuid.uuid4().hex}.v2"
         self._writer = tf.summary.create_file_writer(self._directory, filename_suffix=self._suffix)
         if self._hyperparameters:
             with self._writer.as_default():
                 known = {k: v for k, v in self._hyperparameters.items() if v is not None}
-                # By itself TensorBoard names a trial by a hash.
+                # Without this name, TensorBoard would show a hash.
                 hparams.hparams(known, "/".join(self._base_dir.split("/")[-2:]))
 
     def _written_file(self) -> str | None:
-        """The events file; None where a store does not show it before it is closed."""
+        """Return the path of the events file, or None if a store hides it until it is closed."""
         names = tf.io.gfile.listdir(self._directory)
         found = [name for name in names if name.endswith(self._suffix)]
         return f"{self._directory}/{found[0]}" if found else None
 
     def _run(self) -> str:
-        """The run's directory, where a file says which base directory it is of."""
+        """Return the directory of the run. A file there says which base directory it belongs to."""
         parts = [part for part in self._base_dir.split("/") if part]
         for count in range(self._parts, max(self._parts, len(parts)) + 1):
             run = "/".join([self._log_dir, "exports", *parts[-count:]])
@@ -118,34 +120,36 @@ class SummaryWriter:
         return run
 
     def close(self) -> None:
-        """Close the events file; the next export opens another."""
+        """Close the events file. The next export opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = self._file = None
 
 
 def _scalars(record: ExportRecord) -> dict[str, tuple[float, str]]:
-    """The value and the description of each chart."""
+    """Return the value and the description of each chart."""
     scalars = {
         "version": (record.version, "The number of each version, at the step of its export."),
         "stall_seconds": (record.stall_seconds, "How long training waited, in seconds."),
         "write_seconds": (
             record.write_seconds,
-            "From the end of the snapshot until the version was there, in seconds.",
+            "How long it took from the snapshot until the version was there, in seconds.",
         ),
-        "size_bytes": (record.bytes, "All files of the version, also those it shares with others."),
+        "size_bytes": (record.bytes, "Bytes of all files of the version. Shared files count, too."),
     }
     if record.monitor is not None and record.value is not None:
-        text = f"`{record.monitor}` of each version that was exported for it."
+        text = f"`{record.monitor}` of each version that it triggered."
         scalars[record.monitor] = (record.value, text)
     return scalars
 
 
 def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
-    """`log_dir` as it is wherever the process goes; a URL, which TensorFlow can write to, as is.
+    """Return `log_dir` as an absolute path, so that the process may change its directory.
+
+    A URL is returned unchanged, because TensorFlow can write to it.
 
     Raises:
-        ExportError: it is no path, or no directory that can be written to.
+        ExportError: If `log_dir` is not a path, or not a directory that can be written to.
     """
     text = path_text(log_dir, "log_dir=")
     if is_url(text):
@@ -156,7 +160,7 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
 
 
 def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
-    """A Markdown page that tells what was exported, why, and what was before it."""
+    """Return a Markdown page about an export: its reason, its contents, and earlier exports."""
     rows = {
         "path": f"`{record.path}`",
         "epoch": _number(record.epoch),
@@ -182,13 +186,13 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
         for other in earlier
     ]
     if before:
-        titles = ("version", "epoch", "step", "why", "training waited", "size")
-        page += ["#### Before it", _table([titles, *before])]
+        titles = ("version", "epoch", "step", "reason", "training waited", "size")
+        page += ["#### Earlier exports", _table([titles, *before])]
     return "\n\n".join(page)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as Markdown; the first is the head."""
+    """Return rows as a Markdown table. The first row is the head."""
     lines = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
     lines.insert(1, f"|{' --- |' * len(rows[0])}")
     return "\n".join(lines)

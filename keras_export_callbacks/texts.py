@@ -1,4 +1,4 @@
-"""What people read about an export: in a terminal, in TensorBoard."""
+"""Texts about an export, for people who read them in a terminal or in TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def size(count: float) -> str:
-    """A number of bytes with three digits.
+    """Return a number of bytes as text with three digits.
 
     >>> size(1234567)
     '1.23 MB'
@@ -22,7 +22,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits.
+    """Return a time in seconds as text with three digits.
 
     >>> duration(0.00488), duration(12.34)
     ('4.88 ms', '12.3 s')
@@ -31,14 +31,14 @@ def duration(seconds: float) -> str:
 
 
 def why(record: ExportRecord) -> str:
-    """What made an export happen, such as ``improved, val_loss=0.25``."""
+    """Return what triggered an export, such as ``improved, val_loss=0.25``."""
     if record.value is None:
         return record.reason
     return f"{record.reason}, {record.monitor}={record.value:.6g}"
 
 
 def line(record: ExportRecord) -> str:
-    """An export in one line."""
+    """Return one line about an export."""
     return (
         f"Exported version {record.version} ({why(record)}) to {record.path}; "
         f"training waited {duration(record.stall_seconds)}."
@@ -46,9 +46,11 @@ def line(record: ExportRecord) -> str:
 
 
 def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
-    """What was measured, what the version holds, and how it was compared with the model.
+    """Return what was measured, what a version holds, and how it was compared.
 
-    `mark` is put around each name.
+    Args:
+        record: The record of the version.
+        mark: String to put before and after each name.
     """
     return {
         **{f"metric {mark}{name}{mark}": f"{value:.6g}" for name, value in record.metrics.items()},
@@ -65,14 +67,14 @@ def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
 
 
 def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
-    """How the version was compared with the model, and what of it was not."""
+    """Return how a version was compared with the model, and what was not compared."""
     if record.parity is None:
         return {}
     allowed = record.parity.allowed
     return {
         **{
             f"compared {mark}{name}{mark}": f"differs by {found:.3g}"
-            + (f", {allowed[name]:.3g} is rounding" if name in allowed else "")
+            + (f", up to {allowed[name]:.3g} is rounding" if name in allowed else "")
             for name, found in record.parity.differences.items()
         },
         **{
@@ -83,7 +85,7 @@ def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
 
 
 def signature(info: EndpointInfo, mark: str = "") -> str:
-    """What an endpoint takes and returns; `mark` is put around each name."""
+    """Return what an endpoint takes and returns, with `mark` around each name."""
 
     def described(tensors: Mapping[str, TensorInfo]) -> str:
         return ", ".join(f"{mark}{name}{mark}: {_tensor(tensors[name])}" for name in tensors)

@@ -1,4 +1,4 @@
-"""When to export. Pure: a moment in, yes or no out; nothing here keeps state."""
+"""When to export. The triggers keep no state: they say yes or no to a moment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class Moment:
     """A point in training at which an export may be made.
 
     Attributes:
-        step: optimizer steps taken so far; None if nothing counts them.
-        seconds: what a monotonic clock shows.
-        epoch: the epoch, from 0; None outside epochs.
-        metrics: the finite scalars in the logs.
-        since: when training began to wait for this, by `time.perf_counter`.
+        step: Int. The number of optimizer steps taken. None if nothing counts them.
+        seconds: Float. The time of a monotonic clock, in seconds.
+        epoch: Int. The index of the epoch, from 0. None outside epochs.
+        metrics: Dict of the finite scalars in the logs.
+        since: Float. When training began to wait for the export, by
+            `time.perf_counter`.
     """
 
     step: int | None
@@ -35,10 +36,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class EveryN:
-    """Every `n` epochs, optimizer steps or seconds.
+    """Export every `n` epochs, optimizer steps or seconds.
 
     Args:
-        n: at least 1; seconds need not be whole.
+        n: A positive int. With the unit ``"second"``, any positive number.
         unit: ``"epoch"``, ``"batch"`` or ``"second"``.
     """
 
@@ -60,14 +61,18 @@ class EveryN:
 
     @property
     def reason(self) -> str:
-        """What the manifest says about why."""
+        """The `reason` in the manifest."""
         return f"every {self.n} {self._units}" if self.n != 1 else f"every {self.unit}"
 
     def is_due(self, now: Moment, last: Moment) -> bool:
-        """Whether to export now, when the last export, or the start, was at `last`.
+        """Return whether to export now.
 
-        A step count may jump over the multiple of `n` it should stop at, when
-        Keras runs several steps per execution; then the export is due at once.
+        If Keras runs several steps per execution, the step count may jump over a
+        multiple of `n`. Then the export is due at the first moment after it.
+
+        Args:
+            now: The current moment.
+            last: The moment of the last export, or of the start of training.
         """
         if self.unit == "second":
             return now.seconds - last.seconds >= self.n
@@ -84,11 +89,11 @@ class EveryN:
 
 @dataclass(frozen=True)
 class OnImprove:
-    """When a metric is better than it ever was.
+    """Export when a metric is better than the best value so far.
 
     Args:
-        objective: the metric and its direction.
-        min_delta: by how much more than this it must be better.
+        objective: The metric and its direction.
+        min_delta: Float. The metric must be better by more than this.
     """
 
     objective: Objective
@@ -97,6 +102,6 @@ class OnImprove:
     reason = "improved"
 
     def is_due(self, now: Moment, best: float | None) -> bool:
-        """Whether the metric is there and improves on `best`, if there is one."""
+        """Return whether the metric is there and is better than `best`, which may be None."""
         value = now.metrics.get(self.objective.monitor)
         return value is not None and self.objective.improves(value, best, self.min_delta)

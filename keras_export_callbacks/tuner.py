@@ -1,6 +1,6 @@
-"""KerasTuner searches: every trial exports into a directory of its own; the best is published.
+"""Export from every trial of a KerasTuner search, and publish the best version.
 
-Needs the extra ``tuner``.
+This module needs an optional dependency: ``pip install "keras-export-callbacks[tuner]"``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .callbacks.base import ExportCallback
 
 
 class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner has no types.
-    """Let export callbacks be used in a search, each trial in a directory of its own.
+    """A hypermodel that lets each trial of a search export to a directory of its own.
 
-    A trial's versions are in ``<base_dir>/trial_<id>/execution_<k>/<version>/``, and
-    their manifests tell trial, execution, hyperparameters, and the project in which
-    KerasTuner keeps the trial's score. A trial that failed and is tried again
-    exports to the same directories, under a higher `attempt`.
+    The versions of a trial are in ``<base_dir>/trial_<id>/execution_<k>/<version>/``.
+    Their manifests tell the trial, the execution, the hyperparameters, and the project
+    directory, where KerasTuner keeps the score of the trial. If a trial fails and is
+    tried again, it exports to the same directories, with a higher `attempt`.
 
     Args:
-        hypermodel: a `HyperModel`, or a function from hyperparameters to a
-            compiled model.
+        hypermodel: A `keras_tuner.HyperModel`, or a function that takes
+            hyperparameters and returns a compiled model.
 
     Raises:
-        ExportTypeError: it is neither.
+        ExportTypeError: If `hypermodel` is neither of these.
 
     Example:
 
@@ -69,13 +69,13 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
         self._attempt = 0
 
     def build(self, hp: Any) -> keras.Model:
-        """What the wrapped hypermodel builds."""
+        """Build a model with the wrapped hypermodel."""
         if isinstance(self._hypermodel, keras_tuner.HyperModel):
             return self._hypermodel.build(hp)
         return self._hypermodel(hp)
 
     def declare_hyperparameters(self, hp: Any) -> None:
-        """What the wrapped hypermodel declares."""
+        """Declare the hyperparameters of the wrapped hypermodel."""
         if isinstance(self._hypermodel, keras_tuner.HyperModel):
             self._hypermodel.declare_hyperparameters(hp)
 
@@ -83,8 +83,8 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
         """Fit the model, with its export callbacks pointed to the trial's directory.
 
         Raises:
-            ExportError: the callbacks do not tell the trial, because a tuner of
-                one's own has left out KerasTuner's `TunerCallback`.
+            ExportError: If KerasTuner's `TunerCallback`, which knows the trial, is not
+                among the callbacks. A tuner of your own may have left it out.
         """
         callbacks = kwargs.get("callbacks") or []
         exports = [item for item in callbacks if isinstance(item, ExportCallback)]
@@ -96,7 +96,7 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
             else:
                 results = super().fit(hp, model, *args, **kwargs)
         except BaseException:
-            self._trial = None  # If it is tried again, that is another attempt.
+            self._trial = None  # A retry of the trial is another attempt.
             raise
         self._executions += 1
         return results
@@ -122,24 +122,25 @@ def publish_best(
 ) -> ExportRecord:
     """Publish the best version of the search's best trial as the next version elsewhere.
 
-    Best is what the tuner's objective says, also for several objectives. If it
-    is what the newest version there is already, nothing is published.
+    The tuner's objective, or several objectives together, say which version is best. If
+    the newest version in `serving_dir` is a copy of the best one, nothing is published.
 
     Args:
-        tuner: after the search, or reloaded by another process.
-        base_dir: what the export callback in the search was given.
-        serving_dir: the base directory that a model server polls.
+        tuner: The tuner after its search. Another process may have reloaded it.
+        base_dir: String or `PathLike`. The `base_dir` of the export callback in the
+            search.
+        serving_dir: String or `PathLike`. The base directory that a model server polls.
 
     Returns:
-        The record of the version in `serving_dir`.
+        The `ExportRecord` of the version in `serving_dir`.
 
     Raises:
-        ExportError: there is no completed trial, it exported nothing with the
-            objective's metrics, or what it exported does not verify.
+        ExportError: If no trial is completed, if the best trial exported no version
+            with the metrics of the objective, or if the best version does not verify.
     """
     trials = tuner.oracle.get_best_trials(1)
     if not trials:
-        raise VersionNotFoundError("The search has no completed trial yet, so none is the best.")
+        raise VersionNotFoundError("The search has no completed trial. Call `tuner.search` first.")
     best = _best_version(tuner.oracle.objective, absolute_path(base_dir), trials[0].trial_id)
     target = ExportDirectory(serving_dir)
     newest = target.latest()
@@ -158,8 +159,8 @@ def _best_version(objective: Any, base_dir: VersionPath, trial_id: str) -> Expor
     if not measured:
         raise VersionNotFoundError(
             f"The best trial, '{trial_id}', has exported no version with the objective "
-            f"{objective.name!r} to '{base_dir}'; it has {len(records)} versions. Expected the "
-            "base_dir of an export callback in the search, whose hypermodel is an `ExportTrials`."
+            f"{objective.name!r} to '{base_dir}', and {len(records)} versions without it. Expected "
+            "the base_dir of the export callback in a search with `ExportTrials`."
         )
     best = measured[0]
     for record in measured[1:]:
@@ -169,7 +170,7 @@ def _best_version(objective: Any, base_dir: VersionPath, trial_id: str) -> Expor
 
 
 def _came_from(record: ExportRecord, source: ExportRecord) -> bool:
-    """Whether a version is a copy of another."""
+    """Return whether a version is a copy of another."""
     return (record.trial, record.execution, record.attempt, record.files) == (
         source.trial,
         source.execution,
@@ -179,18 +180,18 @@ def _came_from(record: ExportRecord, source: ExportRecord) -> bool:
 
 
 def _tuner_callback(callbacks: list[Any]) -> Any:
-    """The callback by which KerasTuner tells hypermodels of the trial."""
+    """Return the callback by which KerasTuner tells a hypermodel its trial."""
     for callback in callbacks:
         if hasattr(callback, "trial") and hasattr(callback, "tuner"):
             return callback
     raise ExportError(
-        "The callbacks do not tell the trial. Expected the `TunerCallback` that `Tuner.run_trial` "
-        "adds to them; a tuner of your own should call `super().run_trial`, or add it as well."
+        "No callback tells the trial. Expected the `TunerCallback` that `Tuner.run_trial` adds. In "
+        "a tuner of your own, call `super().run_trial`, or add a `TunerCallback`."
     )
 
 
 def _executions_per_attempt(tuner: Any) -> float:
-    """How often a tuner fits a trial before it is done; unknown of one of the user's own."""
+    """Return how often a tuner fits a trial per attempt; infinity for a tuner of the user's own."""
     is_own = not type(tuner).run_trial.__module__.startswith("keras_tuner.")
     return math.inf if is_own else int(tuner.executions_per_trial)
 

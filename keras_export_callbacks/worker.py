@@ -1,4 +1,4 @@
-"""The background writer: one job at a time, in order; what waits is bounded by its size."""
+"""The background writer. It runs one job at a time, in order, and limits the waiting jobs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 class Worker(Generic[T]):
-    """Runs jobs on a thread that exists only while there are any.
+    """Runs jobs on a thread that exists only while there are jobs.
 
-    The thread is not a daemon, so a process that ends, by an exception or not,
-    waits for the job that runs and those that wait.
+    The thread is not a daemon. A process that ends, even by an exception, waits for the
+    running job and for the waiting jobs.
 
     Args:
-        background: False runs each job at once, on the thread that submits it.
-        finished: called on the job's thread when none is left; must not raise.
-        room: how large the jobs that wait may be together. One alone may be of any size.
+        background: Bool. With False, each job runs at once, on the thread that submits
+            it.
+        room: Int. The largest total size of the waiting jobs. A single waiting job may
+            be larger.
     """
 
-    def __init__(self, background: bool, finished: Callable[[], None], room: int) -> None:
+    def __init__(self, background: bool, room: int) -> None:
         self._background = background
-        self._finished = finished
         self._room = room
         self._changed = threading.Condition()
         self._waiting: deque[_Job[T]] = deque()
@@ -36,7 +36,7 @@ class Worker(Generic[T]):
         self._is_working = False
 
     def wait_for_room(self, size: int) -> None:
-        """Return when there is room for a job of this size.
+        """Wait until there is room for a job of this size.
 
         Returns at once when a job calls it, because the job would wait for itself.
         """
@@ -45,25 +45,23 @@ class Worker(Generic[T]):
                 self._changed.wait_for(lambda: self._has_room(size))
 
     def submit(self, job: Callable[[], T], size: int = 0) -> Future[T]:
-        """Run `job` after those before it; the future has its result or error.
-
-        The future cannot be cancelled.
+        """Run a job after the jobs that were submitted before it.
 
         Args:
-            job: what to run.
-            size: how much room it takes while it waits.
+            job: Function to run.
+            size: Int. How much room the job takes while it waits.
+
+        Returns:
+            A future with the result or the error of the job. It cannot be cancelled.
         """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         if not self._enqueue(_Job(job, future, size)):
-            try:
-                _run(job, future)
-            finally:
-                self._finished()
+            _run(job, future)
         return future
 
     def wait(self) -> None:
-        """Return when no job is left, and the thread is gone; at once when a job calls it."""
+        """Wait until no job is left and the thread has ended. In a job, return at once."""
         with self._changed:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -74,12 +72,12 @@ class Worker(Generic[T]):
         return not self._waiting or waiting + size <= self._room
 
     def _enqueue(self, job: _Job[T]) -> bool:
-        """Leave a job to the thread; False if there is none and none can be started."""
+        """Give a job to the thread. Return False if no thread can be started for it."""
         if not self._background:
             return False
         with self._changed:
             if not self._is_working:
-                # A daemon's thread would be one as well, unless told not to.
+                # Without `daemon=False`, a thread that a daemon starts would be a daemon, too.
                 thread = threading.Thread(target=self._work, name="keras-export", daemon=False)
                 try:
                     thread.start()
@@ -90,32 +88,27 @@ class Worker(Generic[T]):
         return True
 
     def _work(self) -> None:
-        while True:
-            while self._run_next():
-                pass
-            self._finished()
-            with self._changed:
-                if not self._waiting:
-                    self._is_working = False
-                    return
+        while self._run_next():
+            pass
 
     def _run_next(self) -> bool:
         with self._changed:
             if not self._waiting:
+                self._is_working = False
                 return False
             job = self._waiting.popleft()
             self._changed.notify_all()
         with contextlib.suppress(BaseException):
             _run(job.run, job.future)
-        # The traceback of an error keeps this frame, and would keep the error
-        # itself by it, with the snapshot of the job.
+        # The traceback of an error keeps this frame alive. Without `del`, the frame
+        # would keep the error itself, and the snapshot of the job.
         del job
         return True
 
 
 @dataclass(frozen=True)
 class _Job(Generic[T]):
-    """What waits to be run."""
+    """A job that waits, with its future and its size."""
 
     run: Callable[[], T]
     future: Future[T]
@@ -123,7 +116,7 @@ class _Job(Generic[T]):
 
 
 def _release(error: BaseException | None) -> None:
-    """Let go of what the functions in an error's traceback held: a snapshot is large."""
+    """Clear the frames in an error's traceback, because they hold a large snapshot."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -136,8 +129,8 @@ def _run(job: Callable[[], T], future: Future[T]) -> None:
         _release(error)
         future.set_exception(error)
         if not isinstance(error, Exception):
-            raise  # Such as Ctrl-C, which is not about the job.
+            raise  # Such as Ctrl-C, which is not an error of the job.
     else:
         future.set_result(result)
     finally:
-        del job, future  # As above.
+        del job, future  # The traceback keeps this frame, too.

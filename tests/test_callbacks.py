@@ -378,7 +378,8 @@ class TestOnImprove:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
     def test_a_metric_that_is_never_finite_is_an_error(self, value: float) -> None:
         callback = self.callback()
-        with pytest.raises(ExportError, match=f"'score' was never finite: it was {value:g} last"):
+        told = rf"'score' was never finite: its last value was {value:g}\."
+        with pytest.raises(ExportError, match=told):
             fit([Logs("score", [value, None, value]), callback], epochs=3)
         fit([Logs("score", [0.5, value]), callback], epochs=2)
         # What was finite in an earlier fit is not in one that diverges from its start.
@@ -566,7 +567,7 @@ class TestBoth:
         callback = ExportEveryN("base", keep=keep, log_dir=None)
         values: list[Any] = [math.nan, np.array([3.0, 4.0]), np.array([3.0, 4.0]), np.array([1.0])]
         with pytest.warns(
-            UserWarning, match=r"'score' is an array of shape \(2,\), and left"
+            UserWarning, match=r"'score' is an array of shape \(2,\), so it is left"
         ) as told:
             fit([Logs("score", values), callback], epochs=4)
         assert len(told) == 1
@@ -788,7 +789,7 @@ def test_a_full_log_dir_keeps_no_one_from_being_told(monkeypatch: pytest.MonkeyP
     callback = ExportEveryN(
         "base", on_error="warn", on_export=lambda record: told.append(record.version)
     )
-    with pytest.warns(UserWarning, match="was published, but what follows failed: .*No space left"):
+    with pytest.warns(UserWarning, match="was published, but a later step failed: .*No space left"):
         fit([callback])
     assert told == [1]
 

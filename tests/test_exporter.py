@@ -203,14 +203,14 @@ def test_metrics_given_by_hand_do_not_vanish_silently() -> None:
         "late": None,
     }
     with Exporter("base", classifier(), log_dir=None, keep=keep) as exporter:
-        with pytest.warns(UserWarning, match="and left out. Expected one finite number") as told:
+        with pytest.warns(UserWarning, match="it is left out. Expected one finite number") as told:
             record = exporter.export(metrics=given).result()
         exporter.export(metrics=given)
     assert sorted(str(warning.message) for warning in told) == [
-        "The metric 'confusion' is an array of shape (2, 2), and left out. Expected one finite "
-        "number.",
-        "The metric 'f1' is nan, and left out. Expected one finite number. `keep` does not count "
-        "this version as one of the best.",
+        "The metric 'confusion' is an array of shape (2, 2), so it is left out. Expected one "
+        "finite number.",
+        "The metric 'f1' is nan, so it is left out. Expected one finite number. `keep` does not "
+        "count this version as one of the best.",
     ]
     assert {warning.filename for warning in told} == {__file__}
     assert record.metrics == {"loss": 0.5}
@@ -301,7 +301,7 @@ def test_what_on_export_raises_is_told_whatever_it_is() -> None:
         raise SystemExit(3)
 
     with (
-        pytest.raises(ExportError, match="was published, but what follows failed: SystemExit: 3"),
+        pytest.raises(ExportError, match="was published, but a later step failed: SystemExit: 3"),
         Exporter("base", classifier(), log_dir=None, on_export=leave) as exporter,
     ):
         exporter.export()
@@ -406,10 +406,12 @@ def test_numbers_go_on_when_the_directory_is_emptied(empty: Any) -> None:
     assert ExportDirectory("base").verify(4) == []
 
 
-def test_numbers_go_on_over_fits_of_a_callback() -> None:
+@pytest.mark.parametrize("is_another", [False, True], ids=["one model", "several"])
+def test_numbers_go_on_over_fits_of_a_callback(is_another: bool) -> None:
     callback = ExportEveryN("base", log_dir=None)
     model = classifier()
     for _ in range(2):
+        model = classifier() if is_another else model
         model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
         empty("base")
     assert [record.version for record in callback.exports] == [1, 2, 3, 4]

@@ -107,7 +107,7 @@ def test_what_a_metric_was_is_told_with_the_others() -> None:
     assert str(seen(None)).startswith(
         "The monitored metric 'm' was never in the logs. Available are ['loss']. Choose one"
     )
-    assert "'m' was never finite: it was inf last. Available are ['loss']" in str(
+    assert "'m' was never finite: its last value was inf. Available are ['loss']" in str(
         seen(math.nan, math.inf)
     )
     assert "'m' is an array of shape (2,). Expected one number" in str(seen(np.zeros(2)))

@@ -12,12 +12,13 @@ import pytest
 import tensorflow as tf
 from support.models import classifier, data
 
-from keras_export_callbacks import ExportError
+from keras_export_callbacks import ExportArchive, ExportError, standard_endpoints
 from keras_export_callbacks._keras import infer_mode, validates_later
 from keras_export_callbacks.archive._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
     Trackable,
+    WithoutValues,
     argument_names,
     concrete_functions,
     fingerprint_for,
@@ -192,6 +193,51 @@ def test_eager_training_tells_no_batches() -> None:
     model.compile("sgd", "mse", run_eagerly=True)
     model.fit(np.ones((4, 3), "uint8"), np.ones((4, 1)), batch_size=2, verbose=0)
     assert fed_inputs(model) is None
+
+
+def test_a_graph_is_saved_without_values() -> None:
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
+    saved, left_out = root(), WithoutValues()
+    saved.table = table
+    options = tf.saved_model.SaveOptions(experimental_sharding_callback=left_out)
+    tf.saved_model.save(saved, "saved", options=options)
+    tf.saved_model.save(saved, "usual")
+    described, usual = (
+        tf.train.load_checkpoint(f"{name}/variables/variables") for name in ("saved", "usual")
+    )
+    assert set(described.get_variable_to_shape_map()) == {OBJECT_GRAPH_KEY}
+    assert set(usual.get_variable_to_shape_map()) == {OBJECT_GRAPH_KEY} | left_out.keys
+    assert {
+        "listed/0/.ATTRIBUTES/VARIABLE_VALUE",
+        "listed/1/.ATTRIBUTES/VARIABLE_VALUE",
+    } < left_out.keys
+    assert described.get_tensor(OBJECT_GRAPH_KEY) == usual.get_tensor(OBJECT_GRAPH_KEY)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_what_is_left_out_when_a_graph_is_saved_is_in_the_version(
+    is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a TensorFlow that insists on all values."""
+    asked = []
+
+    def call(self: WithoutValues, shardable_tensors: Any) -> Any:
+        asked.append(len(shardable_tensors))
+        if is_refused:
+            raise RuntimeError("Tensors must not be removed.")
+        return leave_out(self, shardable_tensors)
+
+    leave_out = WithoutValues.__call__
+    monkeypatch.setattr(WithoutValues, "__call__", call)
+    x, y = data()
+    model = classifier()
+    model.fit(x, y, verbose=0)
+    archive = ExportArchive()
+    standard_endpoints(archive, model)
+    archive.write_out("artifact", verbose=False)
+    artifact = tf.saved_model.load("artifact")
+    np.testing.assert_allclose(artifact.serve(x), model.predict(x, verbose=0), rtol=1e-5)
+    assert len(asked) == 1
 
 
 def test_a_trace_tells_the_names_that_its_signature_will_have() -> None:

@@ -85,7 +85,7 @@ def test_scalars_and_summary_at_the_training_step() -> None:
     summary = events("export/summary")[0][1]
     value = f"{records[0].value:.6g}"
     assert summary.startswith(f"### Version 1: improved, val_loss={value}\n\n| ")
-    assert "Before it" not in summary
+    assert "Earlier exports" not in summary
     assert f"| path | `{Path.cwd()}/base/1` |" in summary
     assert (
         "| endpoint `serve` | `inputs`: float32 (any, 4) → `output_0`: float32 (any, 3) |"
@@ -93,8 +93,8 @@ def test_scalars_and_summary_at_the_training_step() -> None:
     )
     assert f"| metric `val_loss` | {value} |" in summary
     later = events("export/summary")[1][1]
-    before = later.partition("#### Before it\n\n")[2].splitlines()
-    assert before[0] == "| version | epoch | step | why | training waited | size |"
+    before = later.partition("#### Earlier exports\n\n")[2].splitlines()
+    assert before[0] == "| version | epoch | step | reason | training waited | size |"
     assert before[2].startswith(f"| 1 | 0 | {steps[0]} | improved, val_loss={value} | ")
 
 
@@ -155,7 +155,7 @@ def test_events_that_cannot_be_written_any_more_are_told() -> None:
         shutil.rmtree("logs")
         Path("logs").touch()
         assert exporter.export(step=2).result().version == 2
-        with pytest.warns(UserWarning, match="was published, but what follows failed: .*logs"):
+        with pytest.warns(UserWarning, match="was published, but a later step failed: .*logs"):
             exporter.wait()
 
 

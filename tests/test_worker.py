@@ -19,17 +19,9 @@ from keras_export_callbacks.worker import Worker
 ROOM = 10
 
 
-def nothing() -> None:
-    """What most workers here do when they are idle."""
-
-
-def a_worker(background: bool = True, finished: Callable[[], None] = nothing) -> Worker[Any]:
-    return Worker(background, finished, ROOM)
-
-
 @pytest.fixture
 def worker() -> Worker[Any]:
-    return a_worker()
+    return Worker(background=True, room=ROOM)
 
 
 @pytest.fixture
@@ -53,7 +45,7 @@ def when_it_waits(worker: Worker[Any], act: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("background", [True, False])
 def test_jobs_run_in_order_and_futures_have_their_results(background: bool) -> None:
-    worker = a_worker(background)
+    worker: Worker[Any] = Worker(background, ROOM)
     ran: list[int] = []
 
     def job(number: int) -> int:
@@ -95,12 +87,12 @@ def test_the_thread_is_no_daemon_even_if_a_daemon_submits(worker: Worker[Any]) -
 
 def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
     events: list[str] = []
-    worker = a_worker(background=False, finished=lambda: events.append("finished"))
+    worker: Worker[Any] = Worker(background=False, room=ROOM)
     worker.wait_for_room(1)
     future = worker.submit(lambda: events.append("ran") or threading.current_thread())
     events.append("returned")
     worker.wait()
-    assert events == ["ran", "finished", "returned"]
+    assert events == ["ran", "returned"]
     assert future.result() is threading.current_thread()
 
 
@@ -157,7 +149,7 @@ def test_a_large_job_waits_until_the_small_ones_before_it_run(
 def test_there_is_room_while_nothing_runs(worker: Worker[Any]) -> None:
     when_it_waits(worker, lambda: pytest.fail("It waits."))
     worker.wait_for_room(99)
-    worker.submit(nothing).result()
+    worker.submit(lambda: None).result()
     worker.wait()
     worker.wait_for_room(99)
 
@@ -181,7 +173,7 @@ def test_a_job_may_submit_another_and_waits_for_nothing(worker: Worker[Any]) -> 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_an_error_is_in_the_future_and_stops_no_other_job(background: bool) -> None:
-    worker = a_worker(background)
+    worker: Worker[Any] = Worker(background, ROOM)
     error = ValueError("no luck")
 
     def fail() -> None:
@@ -194,15 +186,13 @@ def test_an_error_is_in_the_future_and_stops_no_other_job(background: bool) -> N
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_ctrl_c_on_the_calling_thread_is_not_swallowed(kind: type[BaseException]) -> None:
-    events: list[str] = []
-    worker = a_worker(background=False, finished=lambda: events.append("finished"))
+    worker: Worker[Any] = Worker(background=False, room=ROOM)
 
     def interrupted() -> None:
         raise kind
 
     with pytest.raises(kind):
         worker.submit(interrupted)
-    assert events == ["finished"]
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -223,30 +213,6 @@ def test_a_job_cannot_be_cancelled(worker: Worker[Any], gate: threading.Event) -
     assert not waiting.cancel()
     gate.set()
     assert waiting.result() == "made"
-
-
-def test_finished_is_called_on_the_thread_when_no_job_is_left(gate: threading.Event) -> None:
-    log: list[Any] = []
-    worker = a_worker(finished=lambda: log.append(threading.current_thread()))
-    worker.submit(lambda: gate.wait() and log.append("first"))
-    second = worker.submit(lambda: log.append("second") or threading.current_thread())
-    gate.set()
-    worker.wait()
-    assert log == ["first", "second", second.result()]
-
-
-def test_a_job_that_comes_while_finished_runs_is_not_lost() -> None:
-    log: list[str] = []
-
-    def finished() -> None:
-        log.append("finished")
-        if len(log) == 2:
-            worker.submit(lambda: log.append("late"))
-
-    worker = a_worker(finished=finished)
-    worker.submit(lambda: log.append("first"))
-    worker.wait()
-    assert log == ["first", "finished", "late", "finished"]
 
 
 def test_a_job_and_what_it_holds_is_let_go_before_the_next(
@@ -325,7 +291,7 @@ from keras_export_callbacks.worker import Worker
 def first():
     threading.main_thread().join()
     print("first", flush=True)
-worker = Worker(True, lambda: print("finished", flush=True), room=1)
+worker = Worker(True, room=1)
 worker.submit(first)
 worker.submit(lambda: print("second", flush=True))
 raise SystemError("crash")
@@ -334,7 +300,7 @@ raise SystemError("crash")
 AT_EXIT = """
 import atexit
 from keras_export_callbacks.worker import Worker
-worker = Worker(True, lambda: None, room=1)
+worker = Worker(True, room=1)
 atexit.register(lambda: print(worker.submit(lambda: "made").result()))
 """
 
@@ -350,7 +316,7 @@ def test_a_process_that_ends_by_an_exception_finishes_its_jobs() -> None:
     )
     assert "SystemError: crash" in ran.stderr
     assert ran.returncode == 1
-    assert ran.stdout.split() == ["first", "second", "finished"]
+    assert ran.stdout.split() == ["first", "second"]
 
 
 @pytest.mark.slow

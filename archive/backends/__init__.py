@@ -1,1 +1,1 @@
-"""What Keras runs on."""
+"""The backends of Keras that the engine can export from."""

@@ -1,69 +1,24 @@
-"""What the engine needs of what Keras runs on, and the one place that asks which it is."""
+"""The choice of the backend that Keras runs on. No other module asks which it is."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import keras
 
 from ..errors import BackendError
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read at one point in time.
-
-    Attributes:
-        tensors: gives the values: of all variables, then the keys and values of each table.
-        size: the memory that they take at most, in bytes.
-    """
-
-    tensors: Callable[[], list[Any]]
-    size: int
-
-
-class Reader(Protocol):
-    """Reads variables and mutable tables at one point in time."""
-
-    def read(self) -> Reading:
-        """Read, on the thread that trains."""
-
-    def trace(self) -> None:
-        """Make the following reads fast; on any thread."""
-
-
-class Backend(Protocol):
-    """What the engine needs of a backend of Keras."""
-
-    def stored(self, variable: keras.Variable) -> Any:
-        """The `tf.Variable` that stands for a Keras variable in a SavedModel."""
-
-    def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
-        """A reader of what `stored` gave, and of mutable lookup tables."""
-
-    def steps_taken(self, optimizer: keras.Optimizer) -> int:
-        """How many steps an optimizer has taken."""
-
-    def check_distribution(self, model: keras.Model) -> None:
-        """Raise if no one process can read a model's variables at one moment."""
-
-    def is_publisher(self, model: keras.Model) -> bool:
-        """Whether this process is the one that publishes, where several train together."""
+from .interface import Backend
 
 
 def current_backend() -> Backend:
     """The backend that Keras runs on.
 
     Raises:
-        BackendError: it is not one that can be exported.
+        BackendError: If the engine does not support this backend.
     """
     name = keras.backend.backend()
     if name != "tensorflow":
         raise BackendError(
-            f"Keras runs on the {name!r} backend. Expected 'tensorflow': set the environment "
-            "variable KERAS_BACKEND=tensorflow before importing keras."
+            f"Keras runs on the {name!r} backend. Expected 'tensorflow'. Set the environment "
+            "variable KERAS_BACKEND=tensorflow before you import keras."
         )
     from . import tensorflow
 

@@ -1,11 +1,11 @@
-"""Keras on TensorFlow: variables are read in milliseconds and without a copy.
+"""The TensorFlow backend. It reads variables in milliseconds, without a copy.
 
-TensorFlow copies a variable's buffer when it is assigned while somebody else
-still holds it. Reading is therefore free, and what was read stays as it was
-however training goes on. A snapshot costs memory only for what training
-changes while the snapshot is held. A variable that is updated in parts, such as
-an embedding with sparse gradients, is the exception: TensorFlow copies it when
-it is read.
+When a variable is assigned while somebody holds its old value, TensorFlow keeps the
+old buffer and writes to another one. Reading is therefore free, and the values stay
+the same while training continues. A snapshot takes memory only for the variables that
+training changes while the snapshot is held. Variables that are updated in parts,
+such as an embedding with sparse gradients, are an exception: TensorFlow copies them
+when they are read.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ import keras
 import tensorflow as tf
 
 from ..errors import ExportError
-from .backend import Reading
+from .interface import Reading
 
-# How many variables one traced call reads. TensorFlow optimizes a function the first time that
-# it runs, which takes a minute for 3,000 variables at once, and seconds in parts of this size.
+# The number of variables that one traced call reads. TensorFlow optimizes a function when it runs
+# for the first time. That takes a minute for 3,000 variables at once, but seconds in such parts.
 _AT_ONCE = 500
 
-# What TensorFlow takes for a string, beside its characters.
+# The bytes that TensorFlow needs for a string, besides its characters.
 _STRING_BYTES = 24
 
 
 def stored(variable: keras.Variable) -> Any:
     """The `tf.Variable` inside a Keras variable.
 
-    The two are two objects to TensorFlow, which would store the same weights twice.
+    To TensorFlow, the two are different objects. A SavedModel with both would store
+    the same weights twice.
     """
     return variable.value
 
 
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
-    """A reader of `tf.Variable`s, also distributed ones, and of mutable tables."""
+    """A reader of mutable tables and of `tf.Variable`s, including distributed ones."""
     return StateReader(variables, tables)
 
 
 def steps_taken(optimizer: keras.Optimizer) -> int:
-    """How many steps an optimizer has taken."""
+    """The number of steps that an optimizer has taken."""
     return int(optimizer.iterations.numpy())
 
 
 def check_distribution(model: keras.Model) -> None:
-    """Raise if a model's variables are where no one process can read them at one moment."""
+    """Raise an error if no single process can read all variables of a model at one moment."""
     if isinstance(_strategy(model), tf.distribute.experimental.ParameterServerStrategy):
         raise ExportError(
-            "The model is trained under a ParameterServerStrategy, where workers change variables "
-            "at any time, so that there is no moment to export. Export at the end, from a copy of "
-            "the model that is made outside the strategy."
+            "The model is trained under a ParameterServerStrategy. Its workers change variables at "
+            "any time, so the variables cannot be read at one moment. Export after training, from "
+            "a copy of the model that you make outside the strategy."
         )
 
 
 def is_publisher(model: keras.Model) -> bool:
-    """Whether this process is the chief of those that train, or the only one."""
+    """Whether this process is the only one, or the chief of several that train together."""
     return bool(_strategy(model).extended.should_checkpoint)
 
 
 class StateReader:
     """Reads variables and mutable tables at one point in time.
 
-    Args:
-        variables: `tf.Variable`s, also distributed ones.
-        tables: mutable lookup tables.
+    Traced calls are much faster than reading the variables one by one, but
+    tracing takes much longer than that. `read` therefore reads them one by one
+    until `trace` was called.
 
-    Reading in traced calls takes a fraction of the time of reading one by one,
-    but tracing them takes far longer than that. So `read` reads one by one
-    until `trace` was called, which may happen on any thread.
+    Args:
+        variables: A sequence of `tf.Variable`s, including distributed ones.
+        tables: A sequence of mutable lookup tables.
     """
 
     def __init__(self, variables: Sequence[Any], tables: Sequence[Any]) -> None:
         self._variables = variables
         self._tables = tables
         self._traced: list[_TracedRead] | None = None
-        # Counted once: there may be thousands, and training waits for `read`.
+        # This is computed once, because training waits for `read`.
         self._varying = [variable for variable in variables if not _is_of_fixed_size(variable)]
         varying = set(map(id, self._varying))
         self._fixed_size = sum(_size(item) for item in variables if id(item) not in varying)
 
     def read(self) -> Reading:
-        """Read, on the thread that trains."""
+        """Read the values. This must be called on the training thread."""
         variables = self._read_variables()
         tables = [part for table in self._tables for part in table.export()]
         counted = [*_read(self._varying), *tables]
@@ -92,9 +93,10 @@ class StateReader:
         )
 
     def trace(self) -> None:
-        """Make the following reads fast, unless other machines have a share in them.
+        """Make later reads faster, unless several machines share the variables.
 
-        What every worker has to read at once, this thread cannot read alone.
+        Tracing reads the variables once. Variables of several machines must be read by all
+        of them at the same time, and this thread cannot do that alone.
         """
         if self._traced is None and not any(map(_is_on_several_machines, self._variables)):
             starts = range(0, len(self._variables), _AT_ONCE)
@@ -111,18 +113,19 @@ class StateReader:
 
 
 class _TracedRead:
-    """Reads variables in one call.
+    """Reads variables in one traced call.
 
     A third of the time of such a call goes into making a Python object for each
-    tensor. An optional holds them all in one, to be unpacked on another thread.
-    It would move tensors to the host, though, so it is for those that are there.
+    tensor. The call therefore packs all tensors into one `Optional`, and another
+    thread can unpack it. An `Optional` would move tensors from other devices to the
+    host, so the call packs them only if all of them are on the host.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
         on_host = ["CPU" in variable.device for variable in variables]
         self._packs = bool(on_host) and all(on_host)
         self._read = _traced(lambda: self._packed(_read(variables)))
-        # The first call compiles; it must not be one that training waits for.
+        # The first call is slow, because it compiles. Training must not wait for it.
         values = self._read()
         if self._packs:
             self._unpack = _traced(
@@ -147,7 +150,7 @@ def _is_of_fixed_size(variable: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    """The bytes of a tensor, or of a variable of fixed size."""
+    """The number of bytes of a tensor, or of a variable of fixed size."""
     count = int(value.shape.num_elements())
     if value.dtype != tf.string:
         return count * int(value.dtype.size)
@@ -164,7 +167,7 @@ def _traced(function: Callable[..., Any], *specs: Any) -> Any:
 
 
 def _strategy(model: keras.Model) -> Any:
-    """The strategy that the model was made under; TensorFlow's default one otherwise."""
+    """The strategy that the model was made under, or TensorFlow's current one."""
     default = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
     for variable in model.variables:
         return getattr(variable.value, "distribute_strategy", default)

@@ -1,1 +1,1 @@
-"""What is served: endpoints, signatures and the trace. All of it runs on the training thread."""
+"""Endpoints, signatures and traces. Tracing must happen on the training thread."""

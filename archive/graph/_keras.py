@@ -1,6 +1,7 @@
-"""What the engine needs of Keras and has no public way: the batches that `fit` feeds a model.
+"""Calls to private Keras API: the specs of the batches that `fit` feeds a model.
 
-Tried with Keras 3.8 and 3.15; `tests/test_private_calls.py` fails when it moves.
+They work with Keras 3.8 and 3.15. `tests/test_private_calls.py` fails if Keras
+changes one of them.
 """
 
 from __future__ import annotations
@@ -15,22 +16,25 @@ from .._tensorflow import concrete_functions
 
 
 def fed_inputs(model: keras.Model) -> Any:
-    """The specs of the inputs that `fit` calls a model with, nested as they are; None if unknown.
+    """The specs of the inputs that `fit` calls a model with, or None if they are unknown.
 
-    A subclassed model records the shapes that it is called with, and not the dtypes.
-    `model.train_function` is public, and the traced function inside it is not.
+    A subclassed model records the shapes that it is called with, but not the dtypes.
+    `model.train_function` is public, but the traced function inside it is not.
+
+    Returns:
+        `tf.TensorSpec`s, nested like the inputs.
     """
     function = getattr(model, "train_function", None)
     if not inspect.isfunction(function) or type(model).train_step is not keras.Model.train_step:
-        return None  # A step of the user's own may call the model with something else.
+        return None  # A `train_step` of the user may call the model with something else.
     step = inspect.getclosurevars(function).nonlocals.get("multi_step_on_iterator")
     if not isinstance(step, tf.types.experimental.PolymorphicFunction):
-        return None  # It runs eagerly.
+        return None  # The step runs eagerly, without a trace.
     batches = [trace.structured_input_signature[0][0] for trace in concrete_functions(step)]
     fed = [
         keras.utils.unpack_x_y_sample_weight(batch._element_spec)[0]
         for batch in batches
-        if hasattr(batch, "_element_spec")  # A distributed data set tells nothing.
+        if hasattr(batch, "_element_spec")  # A distributed dataset has no spec.
     ]
     dtypes = {tuple(spec.dtype for spec in tf.nest.flatten(inputs)) for inputs in fed}
-    return fed[-1] if len(dtypes) == 1 else None  # Of several it is not known which is meant.
+    return fed[-1] if len(dtypes) == 1 else None  # With several dtypes, the right one is unknown.

@@ -1,6 +1,6 @@
 """An endpoint: a function with a name, its traces, and its signature.
 
-Tracing runs Keras layers, so it belongs to the training thread.
+Tracing runs Keras layers, so it must happen on the training thread.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import tensorflow as tf
 
 from .._tensorflow import concrete_functions, saved_traces
 from ..errors import ExportError, ExportValueError, error_like
-from .signatures import check_outputs, flat_outputs
+from .outputs import check_outputs, flat_outputs
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as it was registered.
+    """A function that was registered to be served.
 
     Attributes:
-        name: its name as a method and as a signature.
-        fn: what was registered.
-        signature: one structure of `tf.TensorSpec` per argument; None for a
-            traced `tf.function`, which carries its own.
-        function: the `tf.function` that computes it now.
-        returned: the one that computed it when it was registered.
+        name: The name of the method and of the signature.
+        fn: The function as it was registered.
+        signature: One structure of `tf.TensorSpec`s per argument, or None for a traced
+            `tf.function`, which has its own signature.
+        function: The `tf.function` that computes the endpoint now.
+        returned: The `tf.function` that computed the endpoint when it was registered.
+            `add_endpoint` returned it to the user.
     """
 
     name: str
@@ -36,24 +37,29 @@ class Endpoint:
 
     @classmethod
     def of(cls, name: str, fn: Any, signature: Any) -> Endpoint:
-        """An endpoint for a function that is yet to be traced, or was by its owner."""
+        """Make an endpoint for a function.
+
+        The function is traced later, unless it is a `tf.function` that its owner has
+        traced.
+        """
         function = _function(name, fn, signature)
         return cls(name, fn, signature, function, returned=function)
 
     def renewed(self) -> Endpoint:
-        """The same endpoint, to be traced again.
+        """The same endpoint with a new `tf.function`, so that it is traced again.
 
-        What its owner traced stays as it is: only the owner can trace it again.
+        A `tf.function` that its owner has traced is kept, because only its owner can
+        trace it again.
         """
         if self.signature is None:
             return self
         return replace(self, function=_function(self.name, self.fn, self.signature))
 
     def traces(self, options: tf.saved_model.SaveOptions | None) -> list[Any]:
-        """Its traces as they will be saved with `options`; the first is the signature's.
+        """The traces that will be saved with `options`. The first one is the signature's.
 
         Raises:
-            ExportError: it cannot be traced with its signature.
+            ExportError: If the endpoint cannot be traced with its signature.
         """
         try:
             traces = saved_traces(self.function, options)
@@ -63,17 +69,17 @@ class Endpoint:
         if not traces:
             raise ExportValueError(
                 f"The tf.function of endpoint '{self.name}' was only called with arguments that a "
-                "SavedModel cannot hold. Expected tensors, numbers and strings; pass an "
-                "`input_signature` to export it with other ones."
+                "SavedModel cannot hold. Expected tensors, numbers and strings. Call it with "
+                "these, or pass an `input_signature`."
             )
         return traces
 
 
 def signature_of(name: str, trace: Any) -> Any:
-    """The function behind a signature: a trace, with its outputs made flat.
+    """The function behind a signature: a trace whose outputs are flat.
 
     Raises:
-        ExportValueError: it returns what a signature cannot.
+        ExportValueError: If a signature cannot return what the trace returns.
     """
     outputs = trace.structured_outputs
     check_outputs(name, outputs)
@@ -88,7 +94,7 @@ def signature_of(name: str, trace: Any) -> Any:
 
 
 def _function(name: str, fn: Any, signature: Any) -> Any:
-    """A `tf.function` that computes `fn`; `fn` itself if its owner has traced it."""
+    """A `tf.function` that computes `fn`, or `fn` itself if its owner has traced it."""
     if signature is not None:
         try:
             return tf.function(fn, input_signature=signature, autograph=False)
@@ -96,15 +102,15 @@ def _function(name: str, fn: Any, signature: Any) -> Any:
             raise _misfit(name, signature, error) from error
     if not isinstance(fn, tf.types.experimental.GenericFunction):
         raise ExportValueError(
-            f"Endpoint '{name}' has no input_signature, and its function is no `tf.function`. "
-            "Give the shape and dtype of each argument:\n\n"
+            f"Endpoint '{name}' has no `input_signature`, and its function is not a `tf.function`. "
+            "Pass the shape and dtype of each argument:\n\n"
             f"archive.add_endpoint(\n    {name!r},\n    fn,\n"
             "    input_signature=[keras.InputSpec(shape=(None, 3), dtype='float32')],\n)"
         )
     if not concrete_functions(fn):
         raise ExportValueError(
             f"The tf.function of endpoint '{name}' has never been called, so the shapes of its "
-            "arguments are not known. Call it once, or pass an `input_signature`."
+            "arguments are unknown. Call it once, or pass an `input_signature`."
         )
     return fn
 
@@ -113,12 +119,12 @@ def _misfit(name: str, signature: Any, error: Exception, hint: str = "") -> Expo
     given = "" if signature is None else f" with input_signature={signature}"
     return error_like(error)(
         f"Endpoint '{name}' cannot be traced{given}. Expected one spec per positional argument of "
-        f"its function, which says: {type(error).__name__}: {error}{hint}"
+        f"its function. Tracing it raised {type(error).__name__}: {error}{hint}"
     )
 
 
 def _hint(fn: Any, signature: Any) -> str:
-    """What to write if a function can be traced for inputs of one size only."""
+    """A hint for an error, if a function can be traced only for inputs of one size; else empty."""
     fixed = tf.nest.map_structure(_fixed, signature)
     if signature is None or fixed == signature:
         return ""
@@ -127,8 +133,9 @@ def _hint(fn: Any, signature: Any) -> str:
     except Exception:
         return ""
     return (
-        "\n\nIt can be traced if no axis is free, so a layer in it needs to know all sizes. Pass "
-        "`endpoints` that register it for one size, and serve batches of that size:\n\n"
+        "\n\nIt can be traced if no axis is free, so a layer in it needs fixed sizes. Pass an "
+        "`endpoints` function that registers it for one size, and serve batches of that "
+        "size:\n\n"
         f"archive.add_endpoint('serve', model, {fixed})"
     )
 

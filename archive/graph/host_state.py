@@ -1,7 +1,8 @@
-"""What layers and functions hold besides variables: lookup tables, vocabularies.
+"""Finds the state of layers and functions that is not in variables, such as lookup tables.
 
-A SavedModel can only use a table that is tracked, and an export must show a
-layer's state as it is now. Both need the objects found, wherever they hang.
+A SavedModel can use a table only if the table is tracked, and an export must
+hold the current state of each layer. The engine therefore searches everything that
+layers and functions refer to.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from .model_call import ModelCall
 
 @dataclass(frozen=True)
 class HostState:
-    """The state around some objects that is not in variables.
+    """What was found by a search.
 
     Attributes:
-        layers: every layer, each once.
-        resources: lookup tables and assets, each once.
-        seeds: the variables that random layers count their draws in.
-        is_of_keras: whether all code in it is Keras's own, which depends on nothing
-            but what is found here.
+        layers: All layers, each once.
+        resources: All lookup tables and assets, each once.
+        seeds: The variables in which random layers count their draws.
+        is_of_keras: Whether all code that was found belongs to Keras. Such code depends
+            only on what was found.
     """
 
     layers: list[keras.Layer]
@@ -40,16 +41,16 @@ class HostState:
     is_of_keras: bool
 
     def dependencies(self) -> list[Any]:
-        """What the trace of a function depends on: if one is another, it is stale."""
+        """The objects that a trace depends on. If one of them is replaced, the trace is stale."""
         return [*self.resources, *(item for layer in self.layers for item in _identity(layer))]
 
 
 def find_host_state(roots: Iterable[Any]) -> HostState:
-    """Find layers, tables and assets reachable from `roots`.
+    """Find the layers, tables, assets and seeds that can be reached from `roots`.
 
     Args:
-        roots: layers, trackable objects, or functions, which are searched
-            through what they are bound to and what they close over.
+        roots: Layers, trackable objects or functions. The search follows what a
+            function is bound to, what it closes over, and the globals that it uses.
     """
     resources: list[Any] = []
     layers: list[keras.Layer] = []
@@ -74,7 +75,7 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
 
 
 def _is_of_keras(item: Any) -> bool:
-    """Whether `item` is no code, or code of Keras."""
+    """Whether `item` is code of Keras, or not code at all."""
     if isinstance(item, keras.layers.Lambda):
         return False
     code = type(item) if isinstance(item, keras.Layer) else item
@@ -88,18 +89,18 @@ _LEAVES = (str, bytes, int, float, type(None), tf.Tensor, tf.Variable, keras.Var
 
 
 def _identity(layer: keras.Layer) -> Iterator[Any]:
-    """What makes a layer compute as it does."""
+    """The objects that determine what a layer computes."""
     yield from layer.variables
     yield bool(layer.trainable)
     yield renewal(layer)
     if isinstance(layer, keras.Model):
         yield from layer.layers
-    if hasattr(layer, "adapt"):  # Adapting it again rebinds what it holds.
+    if hasattr(layer, "adapt"):  # `adapt` replaces what the layer holds.
         yield from _held(layer)
 
 
 def _held(item: Any) -> list[Any]:
-    """What `item` holds and may lead to a resource."""
+    """The objects that `item` holds and that may lead to a resource."""
     if isinstance(item, _LEAVES) or inspect.isclass(item) or inspect.ismodule(item):
         return []
     if isinstance(item, Mapping):
@@ -107,13 +108,13 @@ def _held(item: Any) -> list[Any]:
     if isinstance(item, list | tuple | set | frozenset):
         return list(item)
     if inspect.ismethod(item):
-        # The object itself may be of any class; what it holds directly is searched too.
+        # The object may be of any class, so what it holds is added here.
         return [item.__func__, item.__self__, *getattr(item.__self__, "__dict__", {}).values()]
     if inspect.isfunction(item):
         return _held_by_function(item)
     if isinstance(item, functools.partial):
         return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, weakref.ref):  # As a method that is a `tf.function` has its object.
+    if isinstance(item, weakref.ref):  # A `tf.function` of a method holds its object so.
         return [item()]
     if isinstance(item, tf.types.experimental.PolymorphicFunction):
         return [item.python_function]
@@ -132,7 +133,7 @@ def _held_by_function(function: Any) -> list[Any]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """The global names in a function's code, and in that of functions inside it."""
+    """The names of globals and attributes in a function's code, and in functions inside it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -142,5 +143,5 @@ def _names(code: CodeType) -> Iterator[str]:
 def _is_filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # Assigned only later.
+    except ValueError:  # The variable has no value yet.
         return False

@@ -1,7 +1,7 @@
 """A model's own call as the function of an endpoint.
 
-Naming it, rather than writing a function around it, lets the engine know that
-nothing but the model takes part in what it computes.
+The engine knows that a `ModelCall` runs nothing but the model. It could not know
+that of a function that a user wrote around the model.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from ..errors import error_like
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """Calls a model in one mode.
+    """Calls a model in training or inference mode.
 
     Attributes:
-        model: what is called.
-        training: the `training` argument.
-        is_guess: whether its signature's dtype is a guess, which an error then says.
+        model: The model to call.
+        training: The `training` argument of the call.
+        is_guess: Whether the dtype in the signature is a guess. If so, an error of the
+            call mentions it.
     """
 
     model: keras.Model
@@ -39,9 +40,9 @@ class ModelCall:
             specs = ", ".join(f"tf.TensorSpec({shape}, 'int32')" for shape in shapes)
             raise error_like(error)(
                 f"{error}\n\nModel '{self.model.name}' does not record the dtype of its inputs, so "
-                f"{self.model.input_dtype} was assumed. If it is called with another one, pass "
-                "`sample_inputs`, a batch as `fit` gets it, or register endpoints with an "
-                "`input_signature` of your own, such as "
+                f"{self.model.input_dtype} was assumed. If this is wrong, pass `sample_inputs`: a "
+                "batch, as `fit` gets it. Or register endpoints with an `input_signature` of your "
+                "own, such as "
                 "`endpoints=lambda archive, model: archive.add_endpoint('serve', model, "
                 f"[{specs or '…'}])`."
             ) from error

@@ -1,4 +1,4 @@
-"""The operations in a trace."""
+"""Lists the operations in a trace, and their dtypes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 
 def operations(trace: Any, leading_to: Sequence[Any] | None = None) -> list[Any]:
-    """The operations in a trace and in the functions it calls, as `NodeDef`s.
+    """The operations in a trace and in the functions that it calls, as `NodeDef`s.
 
     Args:
-        trace: a traced function.
-        leading_to: tensors in it, for only the operations that these depend on.
+        trace: A traced function.
+        leading_to: Tensors in the trace. If they are given, only the operations that
+            they depend on are listed.
     """
     graph = trace.graph.as_graph_def()
     wanted = None if leading_to is None else _names_before(leading_to)
     found = [node for node in graph.node if wanted is None or node.name in wanted]
     functions = {function.signature.name: function.node_def for function in graph.library.function}
-    for node in found:  # It grows meanwhile.
+    for node in found:  # The list grows in this loop.
         for attribute in node.attr.values():
             for called in (attribute.func, *attribute.list.func):
                 found += functions.pop(called.name, ())
@@ -25,7 +26,7 @@ def operations(trace: Any, leading_to: Sequence[Any] | None = None) -> list[Any]
 
 
 def _names_before(tensors: Sequence[Any]) -> set[str]:
-    """The names of the operations that tensors depend on."""
+    """The names of the operations that `tensors` depend on."""
     names: set[str] = set()
     left = [tensor.op for tensor in tensors]
     while left:
@@ -37,7 +38,7 @@ def _names_before(tensors: Sequence[Any]) -> set[str]:
 
 
 def dtypes(nodes: Sequence[Any]) -> set[int]:
-    """The numbers of all dtypes that occur in a trace."""
+    """The numbers of all dtypes that occur in `nodes`, as in TensorFlow's `DataType`."""
     return {
         number
         for node in nodes

@@ -1,6 +1,6 @@
-"""What was registered → a plan, traced once for many exports → a snapshot of its state.
+"""Makes a plan of what was registered, traces it once for many exports, and takes snapshots.
 
-All of it belongs to the training thread.
+Plans and snapshots must be made on the training thread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from ..backends.backend import Reader, Reading, current_backend
+from ..backends.backend import current_backend
+from ..backends.interface import Reader, Reading
 from ..errors import ExportValueError
 from ..state.identities import Identities
 from .host_state import find_host_state
@@ -21,13 +22,13 @@ from .servable import SavedGraph, ServableGraph
 
 @dataclass
 class Plan:
-    """A traced graph, and what every export of it shares.
+    """A traced graph, and what all its exports share.
 
     Attributes:
-        graph: the traced endpoints.
-        measured: reads the weights and tables.
-        progress: reads the other state: seeds, and that of optimizers.
-        saved: the saved graph, once the first export has saved it.
+        graph: The traced endpoints.
+        measured: Reads the weights and tables.
+        progress: Reads the other state, such as seeds and optimizer variables.
+        saved: The saved graph, or None until the first export has saved it.
     """
 
     graph: ServableGraph
@@ -36,23 +37,23 @@ class Plan:
     saved: SavedGraph | None = None
 
     def read(self) -> Snapshot:
-        """Read the weights now. `Snapshot.completed` reads the rest.
+        """Read the weights now. `Snapshot.completed` reads the other state.
 
-        Validation may run on weights that are put in for it, and it moves the seeds
-        of some layers. A version holds the weights that were measured, and the seeds
-        and the optimizer state that training goes on with.
+        Validation may put other weights into the model for a while, and it may move the
+        seeds of some layers. A version holds the weights that were measured, but the
+        seeds and the optimizer state that training continues with.
         """
         return Snapshot(self, self.measured.read())
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state to export, read at one point in time, or at two.
+    """The state to export, read at one or two points in time.
 
     Attributes:
-        plan: what to export.
-        measured: the weights and tables.
-        progress: the other state, None until it is `completed`.
+        plan: The plan that the state belongs to.
+        measured: The weights and tables.
+        progress: The other state, or None until `completed` has read it.
     """
 
     plan: Plan
@@ -60,23 +61,23 @@ class Snapshot:
     progress: Reading | None = None
 
     def completed(self) -> Snapshot:
-        """The snapshot with all other state as it is now."""
+        """The snapshot with the other state as it is now."""
         return replace(self, progress=self.plan.progress.read())
 
     @property
     def size(self) -> int:
-        """The memory that it takes at most, in bytes."""
+        """The memory that the snapshot takes at most, in bytes."""
         return self.measured.size + (self.progress.size if self.progress else 0)
 
 
 class Planner:
-    """Plans the export of what is registered, and traces it again only when that is stale.
+    """Plans the export of what is registered, and traces it again only if the plan is stale.
 
-    A plan is stale when endpoints, tracked objects, the set of variables, a
-    `trainable` flag or the vocabulary of a layer changed.
+    A plan is stale if endpoints, tracked objects, the set of variables, a `trainable`
+    flag, the vocabulary of a layer, or the save options have changed.
 
     Attributes:
-        registration: what is registered.
+        registration: What is registered.
     """
 
     def __init__(self, registration: Registration) -> None:
@@ -86,10 +87,11 @@ class Planner:
         self._options: dict[str, Any] | None = None
 
     def plan(self, options: tf.saved_model.SaveOptions | None = None) -> Plan:
-        """The plan as of now; tracing runs the layers' code.
+        """The current plan. A stale plan is made again, which may run the layers' code.
 
         Raises:
-            ExportValueError: there are no endpoints, or one cannot be traced.
+            ExportValueError: If there are no endpoints.
+            ExportError: If an endpoint cannot be traced.
         """
         registration = self.registration
         if not registration.endpoints:
@@ -117,7 +119,7 @@ class Planner:
     def _origin_of(self, graph: ServableGraph) -> _Origin:
         registration, state = self.registration, graph.host_state
         if state.resources:
-            # A layer may have replaced its table, so look for it again.
+            # A layer may have replaced its table, so search again.
             functions = [endpoint.function for endpoint in registration.endpoints.values()]
             state = find_host_state([*registration.tracked, *functions])
         collections = registration.collections.items()
@@ -126,7 +128,7 @@ class Planner:
             contents=Identities(
                 [
                     *registration.endpoints.values(),
-                    # A variable can be frozen by itself; the others are those of the layers.
+                    # Freezing a single variable changes this list, but not `behaviour`.
                     *registration.variables("trainable_variables"),
                     *(item for name, variables in collections for item in (name, *variables)),
                 ]
@@ -139,10 +141,10 @@ class _Origin:
     """What a plan was made from.
 
     Attributes:
-        behaviour: what the endpoints' code depends on; if it changed, they are
-            traced again.
-        contents: what else is in the artifact; if it changed, it is saved as a
-            whole, with the functions that are already traced.
+        behaviour: The objects that the endpoints' code depends on. If they change, the
+            endpoints are traced again.
+        contents: The other objects in the artifact. If they change, the artifact is
+            saved again as a whole, with the existing traces.
     """
 
     behaviour: Identities
@@ -150,7 +152,7 @@ class _Origin:
 
 
 def _content(options: tf.saved_model.SaveOptions | None) -> dict[str, Any] | None:
-    """What `options` say now, to be compared with what they say later."""
+    """The current contents of `options`, to compare with later ones."""
     if options is None:
         return None
     names = [name for name in dir(options) if not name.startswith("_")]

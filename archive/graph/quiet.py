@@ -1,4 +1,4 @@
-"""Silence for what TensorFlow logs about a save, on the thread that saves only."""
+"""Silences what TensorFlow logs about a save, but only on the thread that saves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def quiet() -> Iterator[None]:
     """Drop log records below WARNING that this thread makes in a ``with`` block.
 
-    `tf.saved_model.save` logs its progress at INFO through two loggers. A level
-    would silence the training thread as well, so this is a filter by thread.
+    `tf.saved_model.save` logs its progress at INFO through two loggers. Setting their
+    level would silence the training thread as well, so this filters by thread.
     """
     thread = threading.get_ident()
 

@@ -15,7 +15,7 @@ from .endpoint import Endpoint
 from .model_call import ModelCall
 from .signatures import guesses_dtypes, model_signature
 
-# The attributes of a revived artifact that hold the variables of what was tracked.
+# The attributes of a loaded artifact that hold the variables of the tracked objects.
 VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
 
 
@@ -23,10 +23,10 @@ class Registration:
     """What an `ExportArchive` was told to export.
 
     Attributes:
-        endpoints: by name, in the order of registration.
-        collections: variables by name. A list is kept as it is, so that what its
-            owner appends later is exported too.
-        tracked: layers and other trackable objects.
+        endpoints: The endpoints by name, in the order of registration.
+        collections: Collections of variables by name. A list is not copied, so
+            variables that its owner appends later are exported too.
+        tracked: Layers and other trackable objects.
     """
 
     def __init__(self) -> None:
@@ -35,36 +35,38 @@ class Registration:
         self.tracked: list[Any] = []
 
     def variables(self, attribute: str) -> list[Any]:
-        """The variables of the tracked layers, each once, as the layers have them now.
+        """The current variables of all tracked layers, each once.
 
         Args:
-            attribute: one of `VARIABLE_LISTS`.
+            attribute: One of `VARIABLE_LISTS`.
         """
         found = [variable for layer in self._layers() for variable in getattr(layer, attribute)]
         return list({id(variable): variable for variable in found}.values())
 
     def lists(self) -> dict[str, list[Any]]:
-        """Every list and collection of variables by name, as it is now.
+        """The current variables of every list and collection, by name.
 
         Raises:
-            ExportValueError: something in a collection is no variable.
+            ExportValueError: If a collection holds something that is not a variable.
         """
         for name, variables in self.collections.items():
-            check_variables(name, variables)  # They may have been added to.
+            check_variables(name, variables)  # Their owners may have changed them.
         lists = {name: self.variables(name) for name in VARIABLE_LISTS}
         return lists | {name: list(variables) for name, variables in self.collections.items()}
 
     def renew_endpoints(self) -> None:
-        """Let every endpoint be traced again."""
+        """Renew every endpoint, so that it is traced again."""
         self.endpoints = {name: item.renewed() for name, item in self.endpoints.items()}
 
     def take_collections(self, other: Registration) -> bool:
-        """Export the collections of `other` from now on, without tracing again.
+        """Take over the collections of `other`, if that needs no new traces.
 
-        This is done only if `other` is what this is, registered again later: with
-        the same endpoints and layers, and the same variables, more or less. Otherwise
-        its endpoints may use other variables than those here. Returns whether it was
-        done.
+        This needs no new traces if `other` is a later registration of the same endpoints
+        and layers, and each collection only gained or only lost variables. Otherwise
+        the endpoints of `other` may use other variables, and nothing is changed.
+
+        Returns:
+            Whether the collections were taken over.
         """
         is_same = (
             list(self.endpoints) == list(other.endpoints)
@@ -79,15 +81,15 @@ class Registration:
         return is_same
 
     def guessed(self) -> list[keras.Model]:
-        """The models whose dtypes are a guess, because nothing has told them yet."""
+        """The models whose input dtypes are a guess, because they are not known yet."""
         return [model for model, _ in self._undeclared() if guesses_dtypes(model)]
 
     def has_other_dtypes(self) -> bool:
-        """Whether a model is called with other dtypes than was known when it was registered."""
+        """Whether a model's input dtypes now differ from those that it was registered with."""
         return any(signature != model_signature(model) for model, signature in self._undeclared())
 
     def _undeclared(self) -> list[tuple[keras.Model, Any]]:
-        """The models that do not record their dtypes, with their signatures."""
+        """The models that do not record the dtypes of their inputs, with their signatures."""
         return [
             (endpoint.fn.model, endpoint.signature)
             for endpoint in self.endpoints.values()
@@ -99,7 +101,11 @@ class Registration:
 
 
 def check_variables(name: str, variables: Iterable[Any]) -> None:
-    """Raise unless a collection holds variables only."""
+    """Raise an error unless a collection holds variables only.
+
+    Raises:
+        ExportValueError: If an item is not a Keras or TensorFlow variable.
+    """
     others = {
         type(item) for item in variables if not isinstance(item, keras.Variable | tf.Variable)
     }

@@ -1,8 +1,8 @@
 """A sample batch, as `fit` gives it to a model and as a client sends it to an endpoint.
 
-The two are not the same. `fit` leaves integers as they are, whatever the model
-makes of them, and a client sends what the signature says. A comparison is only
-worth something if each side gets its own.
+These two can differ. `fit` does not cast integers, even if the signature has another
+dtype. A client sends the dtypes of the signature. The comparison of a model with its
+artifact is meaningful only if each of them gets its own form of the sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tensorflow as tf
 from ..errors import ExportValueError
 from ._keras import fed_inputs
 
-# What the model in question is called with, while its endpoints are registered.
+# A batch that the model is called with. It is set while endpoints are registered and traced.
 _sample: ContextVar[Any] = ContextVar("sample", default=None)
 
 _Scalar = bool | int | float | str | bytes | np.generic
@@ -29,7 +29,7 @@ _Scalar = bool | int | float | str | bytes | np.generic
 
 @contextlib.contextmanager
 def known_sample(sample_inputs: Any) -> Iterator[None]:
-    """Let `call_dtypes` know a batch that the model is called with; None for none."""
+    """Let `call_dtypes` use a batch that the model is called with. None stands for no batch."""
     token = _sample.set(sample_inputs)
     try:
         yield
@@ -38,14 +38,18 @@ def known_sample(sample_inputs: Any) -> Iterator[None]:
 
 
 def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
-    """The dtypes that a model is called with, for each leaf of `specs`, if they are known.
+    """The dtypes that a model is called with, one per leaf of `specs`, or None if unknown.
 
-    They are those of the batches of `fit`, or of `known_sample`. Floats are cast by the
-    model itself, and stay as in `specs`.
+    They are those of the batches of `fit`, or else of `known_sample`. The model casts
+    floats itself, so the dtype in `specs` is used for floats.
 
     Args:
-        model: a model that records the shapes it is called with, and not the dtypes.
-        specs: one structure of `tf.TensorSpec` per argument of the call.
+        model: A model that records the shapes that it is called with, but not the
+            dtypes.
+        specs: One structure of `tf.TensorSpec`s per argument of the call.
+
+    Raises:
+        ExportValueError: If the sample has other dtypes than the batches of `fit`.
     """
     fed, sample = _items(specs, fed_inputs(model)), _items(specs, _sample.get())
     if fed and sample:
@@ -56,7 +60,7 @@ def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
 
 
 def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `specs` with what a batch has for it; none if it is for something else."""
+    """Each leaf of `specs` with its part of a batch; empty if the batch does not match `specs`."""
     if source is None:
         return []
     try:
@@ -68,13 +72,13 @@ def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]
 
 
 def _dtype(spec: tf.TensorSpec, item: Any) -> Any:
-    """That of an array; floats are cast to the model's own."""
+    """The dtype of an array, or that of the spec for floats, because the model casts them."""
     dtype = tf.as_dtype(_as_array(item).dtype)
     return spec.dtype if dtype.is_floating else dtype
 
 
 def _tells_dtype(item: Any) -> bool:
-    """Whether something has a dtype; numbers of Python may stand for any."""
+    """Whether `item` has a certain dtype. Python's numbers have none: they fit several."""
     is_array = not isinstance(item, list | tuple | _Scalar)
     return is_array or np.asarray(item).dtype.kind not in "bifu"
 
@@ -84,24 +88,24 @@ def _check_alike(
     fed: Sequence[tuple[tf.TensorSpec, Any]],
     sample: Sequence[tuple[tf.TensorSpec, Any]],
 ) -> None:
-    """Raise if a sample has other dtypes than the batches of `fit`; lists have none."""
+    """Raise an error if a sample has other dtypes than `fit` feeds. Lists of numbers have none."""
     for (spec, ours), (_, theirs) in zip(fed, sample, strict=True):
         wanted, given = _dtype(spec, ours), _dtype(spec, theirs)
         if wanted != given and _tells_dtype(theirs):
             raise ExportValueError(
                 f"Received sample_inputs of {given.name}. `fit` calls model '{model.name}' with "
-                f"{wanted.name}. Pass a batch as `fit` gets it."
+                f"{wanted.name}. Pass a batch, as `fit` gets it."
             )
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """One call of an endpoint.
+    """The arguments of one call of an endpoint.
 
     Attributes:
-        live: the positional arguments, as `fit` would give them.
-        sent: the same, as the signature has them.
-        inputs: `sent` by the names of the signature's inputs, as arrays.
+        live: The positional arguments, as `fit` would give them.
+        sent: The same arguments, with the dtypes and ranks of the signature.
+        inputs: The arrays in `sent`, by the names of the signature's inputs.
     """
 
     live: Sequence[Any]
@@ -110,23 +114,25 @@ class Arguments:
 
     @property
     def are_equal(self) -> bool:
-        """Whether the model gets just what a client sends."""
+        """Whether the model gets exactly what a client sends."""
         pairs = zip(tf.nest.flatten(self.live), tf.nest.flatten(self.sent), strict=True)
         return all(live is sent for live, sent in pairs)
 
 
 def arguments(specs: Sequence[Any], names: Sequence[str], sample_inputs: Any) -> Arguments:
-    """A sample as the arguments of an endpoint.
+    """Make the arguments of an endpoint from a sample.
 
     Args:
-        specs: one structure per positional argument: `tf.TensorSpec`s are filled, and
-            other values, such as a default, stay as they are.
-        names: of the signature's inputs, in the order of the specs.
-        sample_inputs: one batch, nested as the endpoint takes it; for several
-            arguments a list or tuple of them.
+        specs: One structure per positional argument. A tensor replaces each
+            `tf.TensorSpec`. Other values, such as a default, are kept.
+        names: The names of the signature's inputs, in the order of `specs`.
+        sample_inputs: One batch, nested as the endpoint takes it. If the endpoint takes
+            several arguments, this is a list or tuple with one item per argument.
 
     Raises:
-        TypeError, ValueError: the sample does not fit.
+        TypeError: If the sample has a dtype that does not match the specs.
+        ValueError: If the sample has a structure or shape that does not match the
+            specs.
     """
     wanted = _leaves(specs)
     live = [_as_fitted(item, spec) for spec, item in _aligned(specs, sample_inputs)]
@@ -156,10 +162,10 @@ def _packed(specs: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
 
 
 def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `specs` with what a sample has for it.
+    """Each leaf of `specs` with its part of a sample.
 
     Raises:
-        ValueError: the sample is of another structure.
+        ValueError: If the sample has another structure.
     """
     taking = [spec for spec in specs if _leaves(spec)]
     several = len(taking) > 1 and isinstance(sample_inputs, list | tuple)
@@ -173,16 +179,16 @@ def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSp
             for pair in _pairs(spec, sample)
         ]
     except ValueError:
-        # What is in the arrays would fill pages.
+        # Only describe the arrays: their contents would fill pages.
         received = tf.nest.map_structure(_brief, sample_inputs)
         raise ValueError(f"received {received!s:.200}") from None
 
 
 def _pairs(spec: Any, sample: Any) -> Iterator[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `spec` with what a sample has for it, in TensorFlow's order.
+    """Each leaf of `spec` with its part of a sample, in the order of `tf.nest`.
 
     Raises:
-        ValueError: the sample is of another structure.
+        ValueError: If the sample has another structure.
     """
     if isinstance(spec, Mapping):
         if not isinstance(sample, Mapping) or not spec.keys() <= sample.keys():
@@ -190,7 +196,7 @@ def _pairs(spec: Any, sample: Any) -> Iterator[tuple[tf.TensorSpec, Any]]:
         for key in sorted(spec):
             yield from _pairs(spec[key], sample[key])
     elif isinstance(spec, list | tuple):
-        if isinstance(sample, Mapping):  # Keras finds them by name, too.
+        if isinstance(sample, Mapping):  # Keras also finds inputs by name.
             sample = [sample[_name_in(item, sample)] for item in spec]
         if not isinstance(sample, list | tuple) or len(sample) != len(spec):
             raise ValueError
@@ -210,14 +216,14 @@ def _name_in(spec: Any, sample: Mapping[str, Any]) -> str:
 
 
 def _is_array(item: Any) -> bool:
-    """Whether `item` is one array: also as lists of numbers, but not as a list of arrays."""
+    """Whether `item` is a single array. A list of numbers is one, but a list of arrays is not."""
     if isinstance(item, list | tuple):
         return all(isinstance(part, list | tuple | _Scalar) and _is_array(part) for part in item)
     return True
 
 
 def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
-    """An array as `fit` gives it to the model: floats are cast, and nothing else."""
+    """An array as `fit` gives it to the model. Only floats are cast."""
     if not _tells_dtype(item) and spec.dtype != tf.string:
         return tf.convert_to_tensor(np.asarray(item).tolist(), spec.dtype)
     tensor = tf.convert_to_tensor(_as_array(item))
@@ -228,7 +234,7 @@ def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def _as_array(item: Any) -> Any:
-    """A thing with a shape and a dtype of TensorFlow's."""
+    """`item` as an object with a shape and a dtype."""
     if isinstance(item, keras.Variable):
         return item.value
     if tf.is_tensor(item) or isinstance(item, tf.TensorSpec | tf.Variable):
@@ -240,16 +246,16 @@ def _as_array(item: Any) -> Any:
 
 
 def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
-    """A tensor of the signature's dtype and rank, as Keras would make it."""
+    """A tensor with the dtype and rank of the signature, as Keras would convert it."""
     if tensor.dtype != spec.dtype:
         if tf.string in (tensor.dtype, spec.dtype):
-            raise TypeError(f"'{name}' is {spec.dtype.name}, received {tensor.dtype.name}")
+            raise TypeError(f"'{name}' has dtype {spec.dtype.name}, received {tensor.dtype.name}")
         cast = tf.cast(tensor, spec.dtype)
         if _loses(tensor, cast):
             warnings.warn(
                 f"The sample_inputs for '{name}' are {tensor.dtype.name}, and the endpoint takes "
-                f"{spec.dtype.name}, which cannot hold all of their values. They are compared as "
-                "cast. Pass a sample of values that it can hold.",
+                f"{spec.dtype.name}. The cast changes some values, and the comparison uses the "
+                "changed values. Pass values that the endpoint can take.",
                 stacklevel=2,
             )
         tensor = cast
@@ -262,7 +268,7 @@ def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
 
 
 def _loses(tensor: tf.Tensor, cast: tf.Tensor) -> bool:
-    """Whether a cast changed values, by more than floats are rounded."""
+    """Whether a cast changed values. The rounding of floats does not count."""
     if tensor.dtype.is_floating and cast.dtype.is_floating:
         return False
     back = tf.cast(cast, tensor.dtype)
@@ -279,11 +285,11 @@ def _check_shapes(
         if not spec.shape.is_compatible_with(tensor.shape):
             name = names[place] if names else spec.name
             shape = (received or tensors)[place].shape
-            raise ValueError(f"'{name}' is of shape {spec.shape}, received {shape}")
+            raise ValueError(f"'{name}' has shape {spec.shape}, received {shape}")
 
 
 def _brief(item: Any) -> str:
-    """What an array is, or else the type of a thing."""
+    """The dtype and shape of an array, or the type of anything else."""
     if hasattr(item, "shape") and hasattr(item, "dtype"):
         return f"{tf.dtypes.as_dtype(item.dtype).name}{tuple(item.shape)}"
     return type(item).__name__

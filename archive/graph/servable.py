@@ -1,8 +1,8 @@
-"""The traced half of an export: endpoints as functions, and what state they need.
+"""The traced graph of an export: endpoints as functions, and the state that they need.
 
-A `ServableGraph` is traced once and serves every export until something it was
-traced from changes. Tracing runs Keras layers, so it belongs to the training
-thread; saving runs none, so it may happen on any.
+A `ServableGraph` is traced once. All exports use it until something that it was
+traced from changes. Tracing runs Keras layers, so it must happen on the training
+thread. Saving runs no layers, so it may happen on any thread.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tensorflow as tf
 from .._tensorflow import (
     OBJECT_GRAPH_KEY,
     AutoTrackable,
+    WithoutValues,
     argument_names,
     replicas,
     signature_defs,
@@ -53,36 +54,36 @@ from .operations import operations
 from .quiet import quiet
 from .signatures import check_input_names, endpoint_info
 
-# The attributes of the root under which every variable and table can be found
-# again in the checkpoint, however else they are reachable.
+# Attributes of the root that list all variables and tables. They lead to the checkpoint
+# key of each of them, wherever else it is reachable.
 _VARIABLES = "_all_variables"
 _RESOURCES = "_all_resources"
 
-# What TensorFlow appends to the key of a mutable table for each of its two tensors.
+# TensorFlow appends these to the key of a mutable table, for each of its two tensors.
 _PARTS = ("keys", "values")
 
 SERVING_DEFAULT = "serving_default"
 FINGERPRINT = "fingerprint.pb"
 
-# The operations of `tf.py_function` and `tf.numpy_function`.
+# The operations that `tf.py_function` and `tf.numpy_function` make.
 _IN_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
-# The list of variables, if there is one, that optimizers do not change.
+# The list of variables that optimizers do not change. It may be missing.
 STEADY = "non_trainable_variables"
 
 
 class ServableGraph:
-    """Endpoints, collections and resources, traced and ready to be saved.
+    """Endpoints, collections and resources that are traced and ready to be saved.
 
     Args:
-        endpoints: what to serve, in the order of registration.
-        lists: lists of variables to keep by name (Keras or TensorFlow variables).
-        tracked: layers and other objects whose lookup tables to export.
-        options: how it will be saved.
+        endpoints: The endpoints to serve, in the order of registration.
+        lists: Lists of Keras or TensorFlow variables to export, by name.
+        tracked: Layers and other objects. Their lookup tables are exported.
+        options: The options to save the graph with.
 
     Raises:
-        ExportError: an endpoint cannot be traced with its signature, or uses
-            what cannot be exported.
+        ExportError: If an endpoint cannot be traced with its signature, or if it uses
+            something that cannot be exported.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class ServableGraph:
         for name, signature in self._signatures.items():
             check_input_names(name, argument_names(signature))
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
-        self.host_state = find_host_state(roots)  # Tracing may have made more.
+        self.host_state = find_host_state(roots)  # Tracing may have made new objects.
         traces = [trace for traces in self._traces.values() for trace in traces]
         self._state = find_model_state(tracked, with_optimizer=bool(lists.get(OPTIMIZER_VARIABLES)))
         found = map(raw_variable, self._state.variables.values())
@@ -124,7 +125,7 @@ class ServableGraph:
         weights = [item for layer in self.host_state.layers for item in layer.weights]
         is_weight = {id(raw_variable(item)) for item in weights}
         self.measured = [variable for variable in everything if id(variable) in is_weight]
-        # How far training has come: seeds, states of recurrent layers, that of an optimizer.
+        # The other state: seeds, states of recurrent layers, and optimizer variables.
         self.progress = [variable for variable in everything if id(variable) not in is_weight]
         named = [*tracked, *self._state.tables.values()]
         self.resources = _exported(self.host_state.resources, named, traces)
@@ -133,10 +134,10 @@ class ServableGraph:
         self._check_captures()
 
     def save(self, directory: Path) -> SavedGraph:
-        """Write a complete SavedModel and return what later exports can reuse of it.
+        """Write a SavedModel without its variables. Return what later exports can reuse.
 
-        The variables in it are read while training may go on, so they may be
-        torn; the caller replaces them by those of a snapshot.
+        The variables are left out because training may go on meanwhile, which would mix
+        values of several steps. The caller writes those of a snapshot.
         """
         root = AutoTrackable()
         for name, variables in self.lists.items():
@@ -145,19 +146,24 @@ class ServableGraph:
             setattr(root, endpoint.name, endpoint.function)
         setattr(root, _VARIABLES, self.variables)
         setattr(root, _RESOURCES, self.resources)
+        left_out = WithoutValues()
+        options = self._save_options()
         with quiet():
-            tf.saved_model.save(
-                root, str(directory), signatures=self._signatures, options=self._save_options()
-            )
-        return self._saved(directory)
+            try:
+                options.experimental_sharding_callback = left_out
+                tf.saved_model.save(root, str(directory), self._signatures, options)
+            except RuntimeError:  # A TensorFlow that checks what is left out may raise this.
+                options.experimental_sharding_callback = None
+                tf.saved_model.save(root, str(directory), self._signatures, options)
+        return self._saved(directory, left_out.keys)
 
     @property
     def variables(self) -> list[Any]:
-        """Every variable in the artifact, each once."""
+        """All variables in the artifact, each once."""
         return [*self.measured, *self.progress]
 
     def signatures(self) -> dict[str, Signature]:
-        """Every signature by name."""
+        """All signatures, by name."""
         endpoints = {SERVING_DEFAULT: self.endpoints[0]}
         endpoints |= {endpoint.name: endpoint for endpoint in self.endpoints}
         return {
@@ -167,18 +173,19 @@ class ServableGraph:
         }
 
     def describe(self) -> Mapping[str, str]:
-        """Arguments and outputs of each endpoint, as TensorFlow prints them."""
+        """The arguments and outputs of each endpoint, as TensorFlow prints them."""
         return {
             name: traces[0].pretty_printed_signature(verbose=True)
             for name, traces in self._traces.items()
         }
 
-    def _save_options(self) -> tf.saved_model.SaveOptions | None:
-        """The options, with aliases of endpoints given to the functions that are saved."""
-        if self._options is None or not self._options.function_aliases:
-            return self._options
+    def _save_options(self) -> tf.saved_model.SaveOptions:
+        """A copy of the save options, with function aliases that name the traces that are saved.
+
+        Users give aliases to the functions that `add_endpoint` returned.
+        """
         saved = {id(endpoint.returned): self._traces[endpoint.name] for endpoint in self.endpoints}
-        options = copy.copy(self._options)
+        options = copy.copy(self._options) or tf.saved_model.SaveOptions()
         options.function_aliases = {
             alias: saved.get(id(function), function)
             for alias, function in options.function_aliases.items()
@@ -186,7 +193,7 @@ class ServableGraph:
         return options
 
     def _check_captures(self) -> None:
-        """Raise if an endpoint uses a table or variable that is not exported."""
+        """Raise an error if an endpoint uses a table or variable that is not exported."""
         variables = [
             item for variable in self.variables for item in replicas(variable) or [variable]
         ]
@@ -198,8 +205,8 @@ class ServableGraph:
             captured = [tensor for trace in traces for tensor in trace.captured_inputs]
             if any(item.dtype == tf.resource and id(item) not in known for item in captured):
                 raise UntrackedError(
-                    f"Endpoint '{name}' uses a lookup table or another resource that could not be "
-                    "found. Call `archive.track(resource)` with it first."
+                    f"Endpoint '{name}' uses a lookup table or another resource that is not part "
+                    "of the archive. Call `archive.track(resource)` with it first."
                 )
 
     def _index(self, key_of: Mapping[int, str], table_keys: Sequence[str]) -> VariableIndex:
@@ -211,7 +218,8 @@ class ServableGraph:
             )
             for name, variables in self.lists.items()
         }
-        # A collection of something else, say of averages, is not passed over when restoring.
+        # `restore` assigns only these lists by position. A variable in another collection, such as
+        # an average, is listed below, so that `restore` either finds it or warns of it.
         places = [*self.lists.get(VARIABLES, ()), *self.lists.get(OPTIMIZER_VARIABLES, ())]
         others = {id(item) for item in self.variables} - {id(item) for item in places}
         infos = {id(item): described(item, key_of[id(item)]) for item in self.variables}
@@ -238,14 +246,14 @@ class ServableGraph:
             ELSEWHERE: tuple(elsewhere),
         }
 
-    def _saved(self, directory: Path) -> SavedGraph:
-        """Take the variables out of a full save and keep the rest in memory."""
+    def _saved(self, directory: Path, left_out: set[str]) -> SavedGraph:
+        """Remove the checkpoint of a SavedModel, which holds no values. Keep the rest in memory."""
         reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
         object_graph = reader.get_tensor(OBJECT_GRAPH_KEY)
         variable_keys = [_only_key(keys) for keys in state_keys(object_graph, _VARIABLES)]
         table_keys = _table_keys(state_keys(object_graph, _RESOURCES))
         known = {*variable_keys, *table_keys, OBJECT_GRAPH_KEY}
-        unknown = set(reader.get_variable_to_shape_map()) - known
+        unknown = ({*reader.get_variable_to_shape_map()} | left_out) - known
         if unknown:
             raise ExportError(
                 "The endpoints depend on state that cannot be read at one point in time: "
@@ -274,12 +282,12 @@ class ServableGraph:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature before it is saved.
+    """A signature that is not saved yet.
 
     Attributes:
-        endpoint: what it serves.
-        trace: the trace that it calls.
-        inputs: the names of its inputs, in the order of the endpoint's arguments.
+        endpoint: The endpoint that it serves.
+        trace: The trace that it calls.
+        inputs: The names of its inputs, in the order of the endpoint's arguments.
     """
 
     endpoint: Endpoint
@@ -289,17 +297,18 @@ class Signature:
 
 @dataclass(frozen=True)
 class SavedGraph:
-    """What stays the same in every SavedModel of one graph.
+    """What all SavedModels of one graph have in common.
 
     Attributes:
-        files: every file that is the same in each of them, by relative path.
-        fingerprint: the contents of `fingerprint.pb`, which names a checkpoint.
-        object_graph: the checkpoint's string entry that describes the objects.
-        measured_keys: the checkpoint key of each measured variable, and of the keys
-            and values of each table.
-        progress_keys: the checkpoint key of each variable of the training's progress.
-        steady: those of variables that training is likely to leave as they are.
-        endpoints: every signature.
+        files: The files that are the same in all of them, by relative path.
+        fingerprint: The contents of a `fingerprint.pb`. Each SavedModel has its own,
+            because it holds the hash of the checkpoint.
+        object_graph: The checkpoint's string entry that describes the objects.
+        measured_keys: The checkpoint keys of the measured variables, then those of the
+            keys and values of each table.
+        progress_keys: The checkpoint keys of the other variables.
+        steady: The checkpoint keys of variables that training is unlikely to change.
+        endpoints: All signatures, by name.
     """
 
     files: Mapping[str, KeptFile]
@@ -312,10 +321,10 @@ class SavedGraph:
 
 
 def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence[Any]) -> list[Any]:
-    """The resources that an endpoint captures, and those that were tracked themselves.
+    """The resources that an endpoint captures, and those in `tracked`.
 
-    Layers hold others, such as the counts of an `adapt`, which nobody can reach
-    in a SavedModel.
+    Layers hold other resources, such as the counts of an `adapt`. Nobody can use these in
+    a SavedModel.
     """
     captured = {id(tensor) for trace in traces for tensor in trace.captured_inputs}
     named = {id(item) for item in tracked}
@@ -324,7 +333,7 @@ def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence
 
 @contextlib.contextmanager
 def _portable(layers: Iterable[keras.Layer]) -> Iterator[None]:
-    """Keep recurrent layers from using cuDNN, which a server without a GPU has not."""
+    """Keep recurrent layers from using cuDNN, because a server without a GPU does not have it."""
     recurrent = [layer for layer in layers if getattr(layer, "use_cudnn", False)]
     wanted = [layer.use_cudnn for layer in recurrent]
     try:
@@ -337,13 +346,13 @@ def _portable(layers: Iterable[keras.Layer]) -> Iterator[None]:
 
 
 def _check_portable(name: str, traces: Iterable[Any]) -> None:
-    """Raise if an endpoint calls back into Python, which no SavedModel holds."""
+    """Raise an error if an endpoint calls Python code, because a SavedModel cannot hold it."""
     found = sorted({node.op for trace in traces for node in operations(trace)} & _IN_PYTHON)
     if found:
         raise ExportError(
-            f"Endpoint '{name}' runs Python code ({', '.join(found)}), which is not saved, so that "
-            "no other process could run it. Write that code with `keras.ops` or TensorFlow's "
-            "operations instead of `tf.py_function` and `tf.numpy_function`, or keep it out of the "
+            f"Endpoint '{name}' runs Python code ({', '.join(found)}). A SavedModel cannot hold "
+            "it, so no other process could run it. Use `keras.ops` or TensorFlow's operations "
+            "instead of `tf.py_function` and `tf.numpy_function`, or keep that code out of the "
             "endpoint."
         )
 
@@ -360,7 +369,7 @@ def _only_key(keys: Mapping[str, str]) -> str:
 
 
 def _table_keys(keys: Iterable[Mapping[str, str]]) -> list[str]:
-    """Two keys for each mutable table, its keys' first; immutable tables have none."""
+    """Two checkpoint keys per mutable table, for its keys and its values; none for other tables."""
     return [f"{key}-{part}" for of_one in keys for key in of_one.values() for part in _PARTS]
 
 

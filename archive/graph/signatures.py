@@ -1,4 +1,4 @@
-"""Any spec → `tf.TensorSpec`; a model's own signature; names of inputs and outputs."""
+"""Makes `tf.TensorSpec`s of other specs, finds the signature of a model, and names inputs."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from ..store.record import EndpointInfo, TensorInfo
 from .host_state import find_host_state
 from .samples import call_dtypes
 
-# Names Keras counts up for tensors that the user did not name. They differ when
-# the same model is built twice in one process, so they cannot name an input.
+# Keras gives these names to tensors that the user did not name, and counts them up. They
+# differ if the same model is built twice in one process, so they cannot name an input.
 _AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 
 
-# What TensorFlow takes as the name of a node (`Graph` in tensorflow/python/framework/ops.py).
+# The names that TensorFlow allows for a node (`Graph` in tensorflow/python/framework/ops.py).
 _NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
 def tensor_specs(input_signature: Any) -> Any:
-    """`input_signature` with every leaf as a `tf.TensorSpec`, same structure.
+    """`input_signature` with every leaf as a `tf.TensorSpec`, in the same structure.
 
     Args:
-        input_signature: a list or tuple with one item per positional argument;
-            each a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor,
-            or these nested in lists, tuples and dicts. The first axis of a
-            KerasTensor or tensor is the batch and becomes free. What sits in a
-            dict and has no name of its own is named by its key.
+        input_signature: A list or tuple with one item per positional argument. Each
+            item is a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor, or
+            these nested in lists, tuples and dicts. The first axis of a KerasTensor
+            or tensor is the batch, and becomes free. A leaf in a dict that has no name
+            of its own is named by its key.
 
     Raises:
-        ExportTypeError: something in it is none of these.
-        ExportValueError: a `keras.InputSpec` has no shape or no dtype.
+        ExportTypeError: If `input_signature` is not a list or tuple, or if it holds
+            something else than these specs.
+        ExportValueError: If a `keras.InputSpec` has no shape or no dtype, if a key of a
+            dict is not a string, or if two inputs have the same name.
     """
     if not isinstance(input_signature, list | tuple):
         raise ExportTypeError(
             f"Received input_signature={input_signature!r}. Expected a list or tuple with one "
-            "item per positional argument. Write `input_signature=[...]` around it."
+            "item per positional argument, such as `input_signature=[spec]`."
         )
     specs = _convert(input_signature, None)
     _check_distinct([spec.name for spec in tf.nest.flatten(specs) if spec.name])
@@ -52,16 +54,17 @@ def tensor_specs(input_signature: Any) -> Any:
 def model_signature(model: keras.Model) -> list[Any]:
     """The signature of `model(inputs)`, or of `model(first, second, …)`.
 
-    Args:
-        model: a built model.
+    Inputs without a name are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A
+    subclassed model does not record the dtypes that it is called with. The signature
+    then has the dtypes that `fit` feeds, or else those of `known_sample`. If neither is
+    known, it has the model's `input_dtype`.
 
-    Unnamed inputs are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A subclassed
-    model does not record the dtypes that it is called with. They are those that
-    `fit` feeds or of `known_sample`, if one fits, and else the model's `input_dtype`.
+    Args:
+        model: A built model.
 
     Raises:
-        ExportError: the model is not built, or does not tell its input shapes; or
-            two inputs would have one name.
+        ExportError: If the model is not built, if its input shapes are unknown, or if
+            two inputs would have the same name.
     """
     signature = _model_signature(model)
     _check_distinct([spec.name for spec in tf.nest.flatten(signature)])
@@ -69,7 +72,7 @@ def model_signature(model: keras.Model) -> list[Any]:
 
 
 def guesses_dtypes(model: keras.Model) -> bool:
-    """Whether the dtypes in a model's signature are a guess, for nothing tells them."""
+    """Whether the dtypes in a model's signature are a guess, because they are unknown."""
     return not has_declared_inputs(model) and call_dtypes(model, _called_specs(model)) is None
 
 
@@ -78,7 +81,7 @@ def _model_signature(model: keras.Model) -> list[Any]:
     check_call(model)
     if not model.built:
         raise ExportValueError(
-            f"Model '{model.name}' has not been built, so its inputs are not known. "
+            f"Model '{model.name}' has not been built, so its inputs are unknown. "
             "Call it on a batch, call `model.build(input_shape)`, or start it with `keras.Input`."
         )
     if isinstance(model, keras.Sequential):
@@ -89,59 +92,14 @@ def _model_signature(model: keras.Model) -> list[Any]:
     return _called_signature(model)
 
 
-def flat_outputs(outputs: Any) -> dict[str, Any] | None:
-    """Nested `outputs` as one flat dict, or None if a signature can take them as they are.
-
-    A SavedModel signature returns tensors by name. TensorFlow names those of a
-    tensor, a flat sequence (``output_0``, …) or a flat dict itself.
-    """
-    items = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
-    if not isinstance(items, list | tuple):
-        return None
-    if all(not isinstance(item, list | tuple | Mapping) for item in items):
-        return None
-    return dict(_named(outputs, ""))
-
-
-def _by_field(outputs: Any) -> Any:
-    """A named tuple as a dict, for its fields name the outputs; anything else as it is."""
-    return (
-        outputs._asdict() if isinstance(outputs, tuple) and hasattr(outputs, "_asdict") else outputs
-    )
-
-
-def named_outputs(outputs: Any) -> dict[str, Any]:
-    """What an endpoint returned, by the names its signature gives it."""
-    if (flat := flat_outputs(outputs)) is not None:
-        return flat
-    outputs = _by_field(outputs)
-    if isinstance(outputs, Mapping):
-        return dict(outputs)
-    items = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return {f"output_{index}": item for index, item in enumerate(items)}
-
-
-def check_outputs(name: str, outputs: Any) -> None:
-    """Raise unless a signature can return what endpoint `name` returns."""
-    for path, item in _named(outputs, ""):
-        if not tf.is_tensor(item):
-            where = f" as '{path}'" if path else ""
-            what = "None" if item is None else f"a {type(item).__name__}"
-            raise ExportValueError(
-                f"Endpoint '{name}' returns {what}{where}. Expected tensors, or these nested in "
-                "lists, tuples and dicts."
-            )
-    if isinstance(outputs, Mapping) and any(not isinstance(key, str) for key in outputs):
-        raise ExportValueError(
-            f"Endpoint '{name}' returns a dict with the keys {list(outputs)}. Expected strings, "
-            "because they name the outputs of the signature."
-        )
-
-
 def check_input_names(name: str, inputs: Sequence[str]) -> None:
-    """Raise unless a SavedModel can have `inputs` as the names of the inputs of endpoint `name`.
+    """Raise an error unless the inputs of endpoint `name` can have the names `inputs`.
 
-    TensorFlow finds this out when it saves, long after training began.
+    TensorFlow finds a wrong name only when it saves, long after training has begun.
+
+    Raises:
+        ExportValueError: If TensorFlow does not allow a name, or if two names are the
+            same to TensorFlow.
     """
     taken: dict[str, str] = {}
     for given in inputs:
@@ -150,20 +108,20 @@ def check_input_names(name: str, inputs: Sequence[str]) -> None:
         if not _NODE_NAME.fullmatch(given) or is_taken:
             better = f"{given}_" if is_taken else simple.strip("_") or "x"
             raise ExportValueError(
-                f"Endpoint '{name}' has an input that is named {given!r}, which no SavedModel can "
-                "hold. Expected letters, digits, dots, dashes and underscores, and no keyword of "
-                f"Python. Name the `keras.Input` or the spec otherwise, such as {better!r}."
+                f"Endpoint '{name}' has an input named {given!r}, which no SavedModel can hold. "
+                "Expected letters, digits, dots, dashes and underscores, but not a Python "
+                f"keyword. Give the `keras.Input` or the spec another name, such as {better!r}."
             )
         other = taken.setdefault(simple.casefold(), given)
         if other is not given:
             raise ExportValueError(
-                f"Endpoint '{name}' has inputs that are named {other!r} and {given!r}. To "
-                "TensorFlow these are the same name. Name them apart."
+                f"Endpoint '{name}' has inputs named {other!r} and {given!r}. To TensorFlow, these "
+                "are the same name. Give them different names."
             )
 
 
 def endpoint_info(signature: Any) -> EndpointInfo:
-    """Names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
+    """The names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
     return EndpointInfo(
         inputs={name: _info(signature.inputs[name]) for name in sorted(signature.inputs)},
         outputs={name: _info(signature.outputs[name]) for name in sorted(signature.outputs)},
@@ -174,8 +132,8 @@ def _convert(spec: Any, name: str | None) -> Any:
     if isinstance(spec, Mapping):
         if others := [key for key in spec if not isinstance(key, str)]:
             raise ExportValueError(
-                f"Received a dict of inputs with the keys {others}. Expected strings, because they "
-                "name the inputs of the signature."
+                f"Received a dict of inputs with the keys {others}. Expected strings as keys, "
+                "because they name the inputs of the signature."
             )
         prefix = f"{name}_" if name and name != "inputs" else ""
         return {key: _convert(item, f"{prefix}{key}") for key, item in spec.items()}
@@ -196,8 +154,8 @@ def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
     if isinstance(spec, keras.InputSpec):
         if spec.shape is None or spec.dtype is None:
             raise ExportValueError(
-                f"Received {spec!r} in an input signature. Expected both `shape` and `dtype`, "
-                "as in keras.InputSpec(shape=(None, 3), dtype='float32')."
+                f"Received {spec!r} in an input signature. Expected both a `shape` and a "
+                "`dtype`, as in keras.InputSpec(shape=(None, 3), dtype='float32')."
             )
         return tf.TensorSpec(spec.shape, spec.dtype, spec.name or name)
     if isinstance(spec, keras.KerasTensor):
@@ -207,7 +165,7 @@ def _leaf(spec: Any, name: str | None) -> tf.TensorSpec:
     if isinstance(spec, tf.Tensor | tf.Variable | keras.Variable):
         return tf.TensorSpec(_free_batch(spec.shape), spec.dtype, name)
     raise ExportTypeError(
-        f"Received {spec!r} of type {type(spec)} in an input signature. Expected "
+        f"Received {spec!r} of type {type(spec)} in an input signature. Expected a "
         "`tf.TensorSpec`, `keras.InputSpec`, `keras.KerasTensor` or a tensor."
     )
 
@@ -216,22 +174,24 @@ def _check_dense(spec: keras.KerasTensor) -> None:
     kinds = [kind for kind in ("sparse", "ragged") if getattr(spec, kind, False)]
     if kinds:
         raise ExportValueError(
-            f"Input '{spec.name}' is {kinds[0]}, for which signatures have no type. Register "
-            "endpoints of your own through the `endpoints` argument that take its components, "
-            "such as values and row splits, and make it of them."
+            f"Input '{spec.name}' is {kinds[0]}, and signatures cannot hold such an input. "
+            "Register endpoints of your own through the `endpoints` argument. Let them take the "
+            "components of the input, such as values and row splits, and build the input from "
+            "these."
         )
 
 
 def _check_names(declared: Any) -> None:
-    """Raise if inputs are passed by the names of one another."""
+    """Raise an error if an input is passed by the name of another input."""
     if not isinstance(declared, Mapping):
         return
     for key, tensor in declared.items():
         name = getattr(tensor, "name", key)
         if name != key and name in declared:
             raise ExportValueError(
-                f"The model takes as {key!r} an input that is named {name!r}, as which it takes "
-                "another. Requests would mix them up: name each `keras.Input` as its key."
+                f"The model takes an input named {name!r} under the key {key!r}, and another input "
+                f"under the key {name!r}. Requests would mix them up. Give each `keras.Input` the "
+                "name of its key."
             )
 
 
@@ -244,21 +204,21 @@ def _sequential_inputs(model: keras.Sequential) -> Any:
         return model.inputs
     except AttributeError as error:
         raise ExportValueError(
-            f"Model '{model.name}' is a `keras.Sequential` called with a list or dict, so it "
-            "does not tell its inputs. Build it as a functional model, "
+            f"Model '{model.name}' is a `keras.Sequential` that was called with a list or dict, so "
+            "its inputs are unknown. Build it as a functional model, "
             "`keras.Model(inputs, outputs)`, or register endpoints with an `input_signature` of "
             "your own through the `endpoints` argument."
         ) from error
 
 
 def _called_specs(model: keras.Model) -> list[Any]:
-    """The specs of the call that built a model, for floats."""
+    """The specs of the call that built a model, all with the model's `input_dtype`."""
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if any(shape is None for shape in shapes.values()):
         raise ExportValueError(
-            f"Model '{model.name}' does not tell the shapes of its inputs. Call it on a batch "
-            "before exporting, or register endpoints with an `input_signature` of your own "
+            f"Model '{model.name}' does not record the shapes of its inputs. Call it on a batch "
+            "before you export it, or register endpoints with an `input_signature` of your own "
             "through the `endpoints` argument."
         )
     single = len(shapes) == 1
@@ -285,18 +245,21 @@ def _called_signature(model: keras.Model) -> list[Any]:
 
 
 def _check_dtype(model: keras.Model) -> None:
-    """Raise if a model that tells no dtypes may well take text: `input_dtype` is not that."""
+    """Raise an error if a model with unknown dtypes has a layer for text.
+
+    Such a model may take text, and `input_dtype` would be wrong.
+    """
     text = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.Hashing)
     if any(isinstance(layer, text) for layer in find_host_state([model]).layers):
         raise ExportValueError(
-            f"Model '{model.name}' holds a layer for text, and does not tell whether it is called "
+            f"Model '{model.name}' has a layer for text, but does not record whether it is called "
             "with text or numbers. Register endpoints with an `input_signature` of your own "
             "through the `endpoints` argument, such as [tf.TensorSpec((None,), tf.string)]."
         )
 
 
 def _from_shapes(shape: Any, dtype: str) -> Any:
-    """Unnamed specs from the recorded shapes of a call; nested as the call's argument was."""
+    """Unnamed specs from the recorded shapes of a call, nested as the call's argument was."""
     if isinstance(shape, Mapping):
         return {key: _from_shapes(item, dtype) for key, item in shape.items()}
     if all(axis is None or isinstance(axis, int) for axis in shape):
@@ -305,34 +268,18 @@ def _from_shapes(shape: Any, dtype: str) -> Any:
 
 
 def _check_distinct(names: Sequence[str]) -> None:
-    """Raise if two inputs would have one name."""
+    """Raise an error if two inputs would have the same name."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ExportValueError(
-            f"Two inputs of an endpoint would both be called {twice[0]!r}. Give them names apart: "
-            "other keys of the dict, other names of `keras.Input`, or specs with a `name`."
+            f"Two inputs of an endpoint would both be called {twice[0]!r}. Give them different "
+            "names: change the keys of the dict, the names of the `keras.Input`s, or the `name`s "
+            "of the specs."
         )
-
-
-def _named(outputs: Any, name: str) -> list[tuple[str, Any]]:
-    outputs = _by_field(outputs)
-    if isinstance(outputs, Mapping):
-        items = [(f"{name}_{key}" if name else str(key), item) for key, item in outputs.items()]
-    elif isinstance(outputs, list | tuple):
-        items = [(f"{name or 'output'}_{index}", item) for index, item in enumerate(outputs)]
-    else:
-        return [(name, outputs)]
-    named = [pair for item_name, item in items for pair in _named(item, item_name)]
-    if len({pair[0] for pair in named}) < len(named):
-        raise ExportValueError(
-            f"Two outputs of an endpoint would both be called one of "
-            f"{sorted({pair[0] for pair in named})}. Name them apart in a flat dict."
-        )
-    return named
 
 
 def _info(tensor: Any) -> TensorInfo:
     components = tensor.composite_tensor.components
-    if components:  # A ragged tensor: its values come first.
+    if components:  # The tensor is ragged. Its values come first.
         return TensorInfo(shape=None, dtype=tf.dtypes.as_dtype(components[0].dtype).name)
     axes = [axis.size if axis.size >= 0 else None for axis in tensor.tensor_shape.dim]
     shape = None if tensor.tensor_shape.unknown_rank else tuple(axes)

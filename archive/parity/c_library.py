@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import importlib.util
 import mmap
 import os
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +81,17 @@ class Session:
         )
         self._check()
         content = meta_graph.contents
-        self._signatures = _signatures(ctypes.string_at(content.data, content.length))
+        message = _meta_graph_def().FromString(ctypes.string_at(content.data, content.length))
+        self._signatures = dict(message.signature_def)
 
     def run(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of a signature by name, for inputs by name."""
-        wanted, produced = (_tensors(self._signatures[signature], field) for field in (1, 2))
+        wanted, produced = self._signatures[signature].inputs, self._signatures[signature].outputs
         if set(inputs) != set(wanted):
             raise LoaderError(f"inputs are {sorted(wanted)}, received {sorted(inputs)}")
-        feeds = [self._output(wanted[name][0]) for name in inputs]
-        tensors = [self._tensor(value, wanted[name][1]) for name, value in inputs.items()]
-        fetches = [self._output(name) for name, _ in produced.values()]
+        feeds = [self._output(wanted[name].name) for name in inputs]
+        tensors = [self._tensor(value, wanted[name].dtype) for name, value in inputs.items()]
+        fetches = [self._output(info.name) for info in produced.values()]
         results = (ctypes.c_void_p * len(fetches))()
         self._tf.TF_SessionRun(
             self._session,
@@ -110,6 +113,8 @@ class Session:
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")
         found = self._tf.TF_GraphOperationByName(self._graph, operation.encode())
+        if found is None:  # Such as of a ragged tensor, which has no name of its own.
+            raise LoaderError(f"The signature names the tensor {name!r}, which the graph lacks.")
         return _Output(found, int(index or 0))
 
     def _tensor(self, value: Any, dtype: int) -> int:
@@ -231,52 +236,21 @@ def _library() -> Any:
     return library
 
 
-def _signatures(meta_graph: bytes) -> dict[str, bytes]:
-    """The `SignatureDef`s in a `MetaGraphDef`, by name.
+@functools.cache
+def _meta_graph_def() -> Any:
+    """TensorFlow's message `MetaGraphDef`. Its module needs protobuf, and nothing of TensorFlow.
 
-    Field numbers here and below are those of tensorflow/core/protobuf/meta_graph.proto.
+    Python would import the package around it first, all of Python's TensorFlow. It
+    finds an empty package with the same folder instead.
     """
-    entries = _fields(meta_graph, 5)
-    return {_fields(entry, 1)[0].decode(): _fields(entry, 2)[0] for entry in entries}
-
-
-def _tensors(signature: bytes, field: int) -> dict[str, tuple[str, int]]:
-    """Name and dtype of each input (field 1) or output (2) of a signature, all dense."""
-    found = {}
-    for entry in _fields(signature, field):
-        (key,), (info,) = _fields(entry, 1), _fields(entry, 2)
-        (name,), (dtype,) = _fields(info, 1), _fields(info, 2)
-        found[key.decode()] = (name.decode(), dtype)
-    return found
-
-
-def _fields(message: bytes, wanted: int) -> list[Any]:
-    return [value for number, value in _wire(message) if number == wanted]
-
-
-def _wire(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message (protobuf.dev/programming-guides/encoding)."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while position < len(message):
-        number, kind = divmod(varint(), 8)
-        if kind == 0:
-            yield number, varint()
-        else:
-            length = {1: 8, 5: 4}.get(kind) or varint()
-            yield number, message[position : position + length]
-            position += length
+    empty = types.ModuleType("tensorflow")
+    empty.__path__ = [str(_folder())]
+    package = sys.modules.setdefault("tensorflow", empty)
+    try:
+        return importlib.import_module("tensorflow.core.protobuf.meta_graph_pb2").MetaGraphDef
+    finally:
+        if package is empty:
+            del sys.modules["tensorflow"]
 
 
 def run_apart(path: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""The bytes of a SavedModel, of which only what changed is written. It may run on any thread."""
+"""Writes the files of a SavedModel, on any thread. Files that did not change are linked."""

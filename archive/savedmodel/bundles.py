@@ -1,9 +1,9 @@
-"""Variables on disk: a TensorFlow checkpoint of which only what changed is written.
+"""Writes variables as a TensorFlow checkpoint. Unchanged shards are linked.
 
-A checkpoint may lie in several data files, its shards. A shard all of whose
-tensors are bit for bit those of an earlier export is hard-linked from there;
-all others are written. Tensors that change together end up in the same shard:
-one that is found half changed is split.
+A checkpoint can lie in several data files, its shards. If all tensors of an earlier
+shard are unchanged, bit for bit, then the shard is hard-linked. All other
+tensors are written. Tensors that change together end up in the same shard,
+because a shard is split if only a part of it has changed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import tensorflow as tf
 from ..store.files import FileInfo, KnownFile, link_or_copy
 from .shards import DIRECTORY, INDEXES, Shard, write_shard
 
-# A shard's unchanged part is worth a shard of its own from this share of it on.
+# A part is worth a shard of its own if it is at least this share of the whole.
 _WORTH_SPLITTING = 0.1
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checkpoint as it was written.
+    """A checkpoint that was written.
 
     Attributes:
-        shards: its data files.
-        files: size and digest of each of its files, by path relative to the version.
+        shards: The data files.
+        files: The size and digest of each file, by path relative to the version.
     """
 
     shards: Sequence[Shard]
@@ -41,14 +41,15 @@ def write_bundle(
     steady: Collection[str],
     earlier: Sequence[Shard],
 ) -> Bundle:
-    """Write tensors by checkpoint key into ``directory/variables``.
+    """Write tensors into ``directory/variables``.
 
     Args:
-        directory: the version to be.
-        tensors: what to write.
-        steady: keys that are likely to stay as they are. If there is much of them
-            they get a shard of their own; if they change, no harm is done.
-        earlier: the shards of an earlier export. What did not change is linked from there.
+        directory: The directory of the new version.
+        tensors: The tensors to write, by checkpoint key.
+        steady: The checkpoint keys of tensors that are unlikely to change. If these
+            tensors are large, they get a shard of their own. If they do change, that
+            shard is written again.
+        earlier: The shards of an earlier export. Unchanged shards are linked.
     """
     target, indexes = directory / DIRECTORY, directory / INDEXES
     parts = target / "parts"
@@ -76,7 +77,11 @@ def _link(
     tensors: Mapping[str, tf.Tensor],
     steady: Collection[str],
 ) -> tuple[list[Shard], list[list[str]]]:
-    """Link the shards that can be; return them, and the keys of each shard to write."""
+    """Link the unchanged shards.
+
+    Returns:
+        The linked shards, and the checkpoint keys of each shard to write.
+    """
     linked: list[Shard] = []
     groups: list[list[str]] = []
     pending = dict.fromkeys(tensors)
@@ -92,7 +97,7 @@ def _link(
             continue
         for key in same:
             del pending[key]
-    # Strings are encoded on disk, numbers lie there as in memory.
+    # Strings are encoded on disk, but numbers are stored as in memory. So they are kept apart.
     strings = [key for key in pending if tensors[key].dtype == tf.string]
     numbers = [key for key in pending if tensors[key].dtype != tf.string]
     groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
@@ -102,7 +107,7 @@ def _link(
 def _apart(
     keys: list[str], steady: Collection[str], tensors: Mapping[str, tf.Tensor]
 ) -> list[list[str]]:
-    """The keys in one group, or in two if what is steady is worth a shard of its own."""
+    """The keys in one group, or in two if the steady ones are worth a shard of their own."""
     sizes = {key: tensors[key].dtype.size * tensors[key].shape.num_elements() for key in keys}
     if sum(sizes[key] for key in steady) < _WORTH_SPLITTING * sum(sizes.values()):
         return [keys]
@@ -110,7 +115,7 @@ def _apart(
 
 
 def _join(shards: list[Shard], directory: Path) -> list[Shard]:
-    """Make one checkpoint of the shards in ``variables/parts``, in their order."""
+    """Merge the shards in ``variables/parts`` into one checkpoint, in their order."""
     target = directory / DIRECTORY
     parts = [target / "parts" / str(i) for i in range(len(shards))]
     for part in parts:

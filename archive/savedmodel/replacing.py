@@ -1,4 +1,4 @@
-"""A SavedModel at a path that somebody chose: staged beside it, then swapped."""
+"""Replaces a SavedModel at a path that the user chose. The new one is written beside it first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..store.files import sync, sync_tree
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A directory to fill, which takes the place of `target` when the block ends well."""
+    """Yield a directory to fill. It takes the place of `target` if the block raises no error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
@@ -31,27 +31,31 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path) -> None:
-    """Raise if there is something at `target` that is no SavedModel."""
+    """Raise an error if `target` exists and is neither a SavedModel nor an empty directory.
+
+    Raises:
+        ExportValueError: If `target` holds something that is not a SavedModel.
+    """
     if not os.path.lexists(target):
         return
     is_directory = target.is_dir() and not target.is_symlink()
     if is_directory and (not any(target.iterdir()) or (target / "saved_model.pb").is_file()):
         return
     raise ExportValueError(
-        f"Received filepath='{target}', which holds something that is no SavedModel. Expected a "
+        f"Received filepath='{target}', which holds something that is not a SavedModel. Expected a "
         "path that does not exist, an empty directory, or a SavedModel to replace."
     )
 
 
 def _swap(staged: Path, target: Path) -> None:
-    """Put `staged` in the place of `target`, if there is one, and delete that."""
+    """Move `staged` to `target`, and delete what was there."""
     if target.exists():
         old = staged.with_name(f"{staged.name}.old")
         os.rename(target, old)
         try:
             os.rename(staged, target)
         except OSError:
-            with contextlib.suppress(OSError):  # Another writer may have been first.
+            with contextlib.suppress(OSError):  # Another writer may have replaced it.
                 os.rename(old, target)
             raise
         finally:

@@ -1,7 +1,8 @@
-"""A shard: one data file of a TensorFlow checkpoint, and how to write, link and find it.
+"""Writes, links and finds shards. A shard is one data file of a TensorFlow checkpoint.
 
-TensorFlow joins shards by the index file that each has alone. A version keeps
-these in ``assets.extra/shards``, so that any process can link its shards.
+TensorFlow can merge shards if each has an index file that describes only this shard. A
+version keeps these index files in ``assets.extra/shards``, so that any process can
+link its shards.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..store.files import FileInfo, KeptFile, KnownFile, sync
 DIRECTORY = "variables"
 INDEXES = "assets.extra/shards"
 
-# What is flushed to the disk at a time while a shard is being written.
+# The number of bytes after which a shard is flushed while it is written.
 _FLUSHED_BYTES = 64 * 2**20
 
 
@@ -31,11 +32,11 @@ class Shard:
     """A data file of an earlier export.
 
     Attributes:
-        data: the file.
-        index: the index file that describes it alone.
-        layout: where in it each tensor is, by checkpoint key.
-        strings: the value of each string tensor in it; how these lie there is
-            TensorFlow's affair.
+        data: The data file.
+        index: The index file that describes only this shard.
+        layout: The place of each tensor in the data file, by checkpoint key.
+        strings: The value of each string tensor, by checkpoint key. It is kept because
+            only TensorFlow knows how strings are stored in the file.
     """
 
     data: KnownFile
@@ -44,7 +45,7 @@ class Shard:
     strings: Mapping[str, Any]
 
     def unchanged(self, tensors: Mapping[str, tf.Tensor]) -> list[str]:
-        """The keys whose tensors are bit for bit what the file holds now."""
+        """The keys of the tensors that equal, bit for bit, what the file holds now."""
         if not self.data.is_intact() or not self.data.info.size:
             return []
         try:
@@ -54,12 +55,12 @@ class Shard:
         return [key for key in self.layout if key in tensors and self._holds(key, tensors, stored)]
 
     def link(self, prefix: Path) -> Shard | None:
-        """The same shard at another place; None if it is not there any more."""
+        """Link the shard to another place. Return None if its file was removed or changed."""
         data = self.data.share(_data(prefix))
         return replace(self, data=data) if data else None
 
     def moved(self, root: Path, new_root: Path) -> Shard:
-        """The same shard after a directory that it is in was renamed."""
+        """The same shard after a directory above it was renamed from `root` to `new_root`."""
         return replace(
             self, data=self.data.moved(root, new_root), index=self.index.moved(root, new_root)
         )
@@ -72,14 +73,14 @@ class Shard:
             return np.array_equal(tensor.numpy(), self.strings[key])
         ours = _memory(tensor)
         theirs = stored[place.offset : place.offset + place.size]
-        # What changed nearly always differs at once; do not read all of it for that.
+        # A changed tensor nearly always differs in its first bytes, so compare these first.
         head = slice(0, 4096)
         return np.array_equal(ours[head], theirs[head]) and np.array_equal(ours, theirs)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is in a shard, in bytes; strings have no size of their own."""
+    """The place of a tensor in a shard, in bytes. The size of strings is given as 0."""
 
     offset: int
     size: int
@@ -88,7 +89,7 @@ class Place:
 
 
 def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
-    """Write a shard; it is flushed and its digest is taken meanwhile."""
+    """Write a shard. Meanwhile, another thread flushes it and computes its digest."""
     tensors = dict(sorted(tensors.items()))
     strings = {key: item.numpy() for key, item in tensors.items() if item.dtype == tf.string}
     with _Companion(prefix, [] if strings else list(tensors.values())) as companion:
@@ -100,7 +101,7 @@ def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
         )
     data = _data(prefix)
     layout, size = _layout({key: (item.dtype, item.shape) for key, item in tensors.items()})
-    # Should TensorFlow ever lay numbers out in another way, the file is what counts.
+    # If TensorFlow lays out the file in another way, its digest is computed from the file.
     as_expected = not strings and data.stat().st_size == size
     return Shard(
         data=KnownFile.at(data, companion.sha256 if as_expected else None),
@@ -111,11 +112,11 @@ def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
 
 
 def stored_shards(version_dir: Path, files: Mapping[str, FileInfo]) -> list[Shard]:
-    """The shards of a version that verifies, whoever wrote it.
+    """The shards of a published version, whichever process wrote it.
 
     Args:
-        version_dir: the directory of the version.
-        files: size and digest of each of its files, by relative path.
+        version_dir: The directory of a version that verifies.
+        files: The size and digest of each of its files, by relative path.
     """
     data = sorted(name for name in files if name.startswith(f"{DIRECTORY}/variables.data-"))
     stored = []
@@ -134,7 +135,7 @@ def _stored_shard(version_dir: Path, number: int, data_name: str, data_info: Fil
     strings = {key: whole.get_tensor(key) for key in shapes if dtypes[key] == tf.string}
     layout, size = _layout({key: (dtypes[key], shapes[key]) for key in sorted(shapes)})
     if not strings and size != data_info.size:
-        raise ValueError(f"'{data_name}' is not laid out as `write_shard` does it")
+        raise ValueError(f"'{data_name}' does not have the layout of `write_shard`")
     return Shard(
         data=KnownFile.at(version_dir / data_name, data_info.sha256),
         index=KeptFile.at(_index(prefix)),
@@ -144,8 +145,11 @@ def _stored_shard(version_dir: Path, number: int, data_name: str, data_info: Fil
 
 
 def _layout(tensors: Mapping[str, tuple[Any, Sequence[int]]]) -> tuple[dict[str, Place], int]:
-    """Where each tensor will be: numbers lie one after the other, as they are in memory
-    (``tensorflow/core/util/tensor_bundle/tensor_bundle.h``)."""
+    """The place of each tensor in a shard, and the size of the shard.
+
+    Numbers are stored one after the other, as in memory
+    (``tensorflow/core/util/tensor_bundle/tensor_bundle.h``).
+    """
     layout, offset = {}, 0
     for key, (dtype, shape) in tensors.items():
         size = 0 if dtype == tf.string else int(np.prod(shape, dtype=int)) * dtype.size
@@ -155,12 +159,13 @@ def _layout(tensors: Mapping[str, tuple[Any, Sequence[int]]]) -> tuple[dict[str,
 
 
 class _Companion(threading.Thread):
-    """Takes the SHA-256 digest of tensors, and flushes the file they are being written to.
+    """Computes the SHA-256 digest of tensors, and flushes the file that they are written to.
 
-    Flushing a large file takes as long as writing it; it need not begin after it.
+    Flushing a large file takes as long as writing it, so it is flushed while it is
+    written.
 
     Attributes:
-        sha256: the digest, hexadecimal, if it could be taken.
+        sha256: The digest in hexadecimal, or None if it could not be computed.
     """
 
     sha256: str | None = None
@@ -172,7 +177,7 @@ class _Companion(threading.Thread):
         self._is_wanted = True
 
     def __enter__(self) -> _Companion:
-        with suppress(RuntimeError):  # The interpreter is ending and starts no more threads.
+        with suppress(RuntimeError):  # The interpreter is shutting down.
             self.start()
         return self
 
@@ -183,7 +188,7 @@ class _Companion(threading.Thread):
 
     def run(self) -> None:
         digest = hashlib.sha256()
-        with suppress(Exception):  # Whatever it is, the file can be read instead.
+        with suppress(Exception):  # The file can be read instead.
             for tensor in self._tensors:
                 content = _memory(tensor).data
                 for start in range(0, len(content), _FLUSHED_BYTES):
@@ -196,9 +201,9 @@ class _Companion(threading.Thread):
             self.sha256 = digest.hexdigest()
 
     def _flush(self) -> None:
-        # Until it is complete, the file's name ends in something of TensorFlow's own.
+        # TensorFlow gives the file a longer name until it is complete.
         for path in self._prefix.parent.glob(f"{self._prefix.name}.data-*"):
-            with suppress(OSError):  # Publishing flushes once more, and fails if that does.
+            with suppress(OSError):  # Publishing flushes again and raises.
                 sync(path)
 
 
@@ -211,5 +216,5 @@ def _index(prefix: Path) -> Path:
 
 
 def _memory(tensor: tf.Tensor) -> Any:
-    """The bytes of a tensor, shared with it where it is in host memory."""
+    """The bytes of a tensor. They are not copied if the tensor is in host memory."""
     return np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8)

@@ -1,1 +1,1 @@
-"""What a model holds, found, named and put back."""
+"""Finds, names and restores the state of a model."""

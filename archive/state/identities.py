@@ -1,4 +1,4 @@
-"""Telling whether objects are the same ones as before."""
+"""Tells whether objects are the same as before."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 
 class Identities:
-    """Objects that equal others if they are the very same ones, in the same order.
+    """A list of objects. It equals another list of the same objects in the same order.
 
-    It holds them, so that no identity can be used again while it is compared.
+    The objects are kept alive, so that Python does not reuse their `id` for others.
     """
 
     def __init__(self, objects: list[Any]) -> None:
@@ -23,15 +23,15 @@ class Identities:
     __hash__ = None  # type: ignore[assignment]
 
 
-# What else makes an object another one than before, for as long as it lives.
+# A marker for each object that was renewed. Each renewal makes a new marker.
 _RENEWALS: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
 
 
 def renew(item: Any) -> None:
-    """From now on `item` computes something else, though it is the same object."""
+    """Note that `item` computes something else from now on, although it is the same object."""
     _RENEWALS[item] = object()
 
 
 def renewal(item: Any) -> object:
-    """The same object until `item` is renewed."""
+    """An object that stays the same until `item` is renewed."""
     return _RENEWALS.get(item)

@@ -1,8 +1,8 @@
-"""State of layers that is in no variable: read it, put it back, derive it again.
+"""Reads and puts back the state of layers that is not in variables.
 
-Vocabularies, bins, and what a layer computes from its variables when it is
-adapted. A trace holds all this as constants, so that a layer whose state was put
-back must be traced again; `identities.renew` tells.
+Such state is a vocabulary, bins, or what a layer derives from its variables when it
+is adapted. A trace holds all this as constants. A layer must therefore be traced again
+when its state was put back, and `identities.renew` marks such layers.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from .identities import renew
 from .model_state import LOOKUPS
 from .variable_index import LayerState, LayerStates, Scalar
 
-# Layers that keep it in an attribute which their constructor takes, too. A
-# `FeatureSpace` gives a `CategoryEncoding` the size of the vocabulary it adapted to.
+# Layers that keep their state in an attribute, which is also an argument of their constructor.
+# A `FeatureSpace` gives a `CategoryEncoding` the size of the vocabulary that it adapted to.
 _ATTRIBUTES: dict[type, str] = {
     keras.layers.Discretization: "bin_boundaries",
     keras.layers.CategoryEncoding: "num_tokens",
 }
 
 
-# Under this name: a layer that holds something and does not give it away.
+# The name for state that a layer holds, but that cannot be read.
 _UNKNOWN = "unknown"
 
 
 def read_layer(layer: keras.Layer) -> LayerState | None:
-    """What a layer holds besides variables; None if it is not of a kind that does."""
+    """The state of a layer besides variables, or None if this kind of layer has none."""
     if isinstance(layer, LOOKUPS):
         try:
             return _read_lookup(layer)
-        except Exception:  # Such as a vocabulary that is not text.
+        except Exception:  # For example, its vocabulary is not text.
             return {_UNKNOWN: ()}
     for kind, name in _ATTRIBUTES.items():
         if isinstance(layer, kind):
@@ -45,16 +45,17 @@ def read_layer(layer: keras.Layer) -> LayerState | None:
 
 
 def read_layers(layers: Mapping[str, keras.Layer]) -> LayerStates:
-    """What each of `layers` holds besides variables, if anything, by the same names."""
+    """The state of each of `layers` besides variables, by the same names, if it has any."""
     states = {address: read_layer(layer) for address, layer in layers.items()}
     return {address: state for address, state in states.items() if state}
 
 
 def put_back(layer: keras.Layer, state: LayerState) -> bool | None:
-    """Give a layer what was read of one.
+    """Give a layer the state that was read from another.
 
     Returns:
-        Whether it could take that; None if it held it before, and stayed as it is.
+        True if the layer took the state, False if it could not, and None if it already
+        had the state and stayed as it is.
     """
     before = read_layer(layer)
     if before == state:
@@ -62,7 +63,7 @@ def put_back(layer: keras.Layer, state: LayerState) -> bool | None:
     try:
         _put(layer, state)
     except Exception:
-        # A lookup replaces its table before it finds that the size must not change.
+        # A lookup layer replaces its table before it checks that the size stays the same.
         if before:
             _put(layer, before)
         return False
@@ -71,9 +72,9 @@ def put_back(layer: keras.Layer, state: LayerState) -> bool | None:
 
 
 def saves_more(layer: keras.Layer) -> bool:
-    """Whether a layer saves, by methods of its own, more than its variables.
+    """Whether a layer's own methods save more than its variables.
 
-    Keras's ``.keras`` files hold that, and a version does not.
+    Keras's ``.keras`` files hold this, but a version does not.
     """
     if isinstance(layer, LOOKUPS):
         return False
@@ -84,7 +85,7 @@ def saves_more(layer: keras.Layer) -> bool:
     held = [np.asarray(variable) for variable in layer.variables]
     try:
         saved = _saved(layer).values()
-    except Exception:  # It is a method of a user's.
+    except Exception:  # The method is the user's.
         return True
     return not all(any(np.array_equal(value, own) for own in held) for value in saved)
 
@@ -93,7 +94,7 @@ def derive(layer: keras.Layer) -> bool:
     """Let a layer compute again what it derives from its variables, as `load_weights` does.
 
     Returns:
-        Whether it is a layer that does.
+        Whether the layer derives anything.
     """
     if not layer.variables or isinstance(layer, LOOKUPS):
         return False
@@ -112,7 +113,7 @@ def _read_lookup(layer: Any) -> LayerState:
         return {}
     state = {"vocabulary": _scalars(layer.get_vocabulary())}
     if (weights := _saved(layer).get("idf_weights")) is not None:
-        # Without the padding behind the vocabulary.
+        # The weights are padded beyond the vocabulary.
         state["idf_weights"] = _scalars(weights[: len(state["vocabulary"])])
     return state
 
@@ -129,7 +130,7 @@ def _put(layer: Any, state: LayerState) -> None:
 
 
 def _scalars(values: Any) -> tuple[Scalar, ...]:
-    """Values as JSON can hold them: what is not finite as text."""
+    """Values in a form that JSON can hold. Floats that are not finite become text."""
     items = [item.item() if isinstance(item, np.generic) else item for item in values]
     return tuple(
         str(item) if isinstance(item, float) and not math.isfinite(item) else item for item in items
@@ -143,10 +144,11 @@ def _saved(layer: keras.Layer) -> dict[str, Any]:
 
 
 def _is_own(layer: keras.Layer) -> bool:
-    """Whether loading a layer's variables does more than to assign them.
+    """Whether loading a layer's variables does more than assign them.
 
-    Where Keras itself writes both ways they are about quantized kernels: reading
-    back what was written would merge what is trained apart.
+    Classes for which Keras itself overrides both loading and saving do not count. These
+    methods handle quantized kernels. Loading what they saved would merge weights that
+    are trained separately.
     """
     load, save, base = type(layer).load_own_variables, type(layer).save_own_variables, keras.Layer
     if load is base.load_own_variables:

@@ -1,9 +1,9 @@
-"""The variables of a model and those of a version, paired in order.
+"""Pairs the variables of a model with those of a version, in order.
 
-Order, shape, dtype and the variable's own name decide. The names of layers may
-differ: they count up with every layer made, have the model's name before them or
-not, and users change them. Such a pair is told of, not refused, unless the version
-has the very name at another place.
+Variables are paired by order, shape, dtype and the last part of their name. The
+names of layers may differ: they count up with every layer, may begin with the
+model's name, and users change them. `restore` warns of such a pair. It refuses the
+pair only if the model has the version's name at another place.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 from .variable_index import VariableInfo
 
-# What Keras adds to the name of a layer it has made before, in a variable's path.
+# The number that Keras adds to a layer's name if the name was used before, in a variable's path.
 _COUNT = re.compile(r"_\d+(?=[/_]|$)")
 
 
 @dataclass
 class Match:
-    """What became of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        pairs: each variable with what the version holds for it.
-        problems: every difference that cannot be passed over.
-        renamed: names in the version, and those of the same in the model.
+        pairs: Each variable with the variable of the version that matches it.
+        problems: All differences that prevent a restore.
+        renamed: Names in the version, with the names in the model.
     """
 
     pairs: list[tuple[Any, VariableInfo]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Match:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def joined(self, other: Match) -> Match:
-        """What became of both comparisons."""
+        """The result of both comparisons."""
         return Match(
             [*self.pairs, *other.pairs],
             [*self.problems, *other.problems],
@@ -46,9 +46,15 @@ class Match:
 def in_places(
     theirs: Sequence[VariableInfo], their_places: Sequence[str], our_places: Sequence[str]
 ) -> Sequence[VariableInfo]:
-    """A version's variables in the order of a model's, if both have the same places.
+    """The variables of a version in the order of the model, if both have the same addresses.
 
-    Two lines of a constructor may have been exchanged since.
+    The order differs if, for example, two lines of a constructor were exchanged since the
+    export. If the addresses differ, the order of the version is kept.
+
+    Args:
+        theirs: The variables in the version.
+        their_places: The addresses of `theirs`, in the same order.
+        our_places: The addresses of the model's variables, in the order of the model.
     """
     at = dict(zip(their_places, theirs, strict=False))
     if len(at) < len(theirs) or sorted(at) != sorted(our_places):
@@ -59,14 +65,14 @@ def in_places(
 def trained_by(
     theirs: Sequence[VariableInfo], model: Sequence[VariableInfo], variables: Sequence[Any]
 ) -> list[Any]:
-    """Those of a model's `variables` that an optimizer of a version had state for.
+    """The variables of a model for which the optimizer of a version had state.
 
     Args:
-        theirs: the optimizer's variables in the version.
-        model: the model's variables in the version.
-        variables: the model's, in the same order.
+        theirs: The optimizer's variables in the version.
+        model: The model's variables in the version.
+        variables: The variables of the model, in the same order.
     """
-    # Layers may share a path, and an optimizer names its variables by nothing else.
+    # An optimizer names its variables only by path, and several layers may share a path.
     paths = {model[place].path for _, place, *_ in _roles(theirs, model) if place is not None}
     return [variable for variable, info in zip(variables, model, strict=True) if info.path in paths]
 
@@ -74,7 +80,13 @@ def trained_by(
 def match_variables(
     variables: Sequence[Any], ours: Sequence[VariableInfo], theirs: Sequence[VariableInfo]
 ) -> Match:
-    """Pair the variables of a model, which `ours` describes, with those of a version."""
+    """Pair the variables of a model with those of a version.
+
+    Args:
+        variables: The model's variables.
+        ours: The descriptions of the model's variables.
+        theirs: The descriptions of the version's variables.
+    """
     match = Match(list(zip(variables, theirs, strict=False)))
     others = [pair for pair in zip(ours, theirs, strict=False) if _differ(*pair)]
     elsewhere = {_uncounted(a.path) for a, _ in others}
@@ -99,16 +111,17 @@ def match_optimizer(
     """Pair the variables of an optimizer with those of a version.
 
     Args:
-        variables: the optimizer's.
-        ours: the optimizer's variables, and the model's, which they are named by.
-        theirs: the same of the version.
+        variables: The optimizer's variables.
+        ours: The descriptions of the optimizer's variables, and those of the model's
+            variables. The optimizer names its variables by the model's.
+        theirs: The same two for the version.
     """
     our_roles, their_roles = _roles(*ours), _roles(*theirs)
     infos = dict(zip(their_roles, theirs[0], strict=True))
     if len(infos) == len(their_roles) and sorted(map(str, our_roles)) == sorted(
         map(str, their_roles)
     ):
-        # They are in the order of the model's variables, which may be another now.
+        # They follow the order of the model's variables, which may have changed.
         their_roles = our_roles
         theirs = [infos[role] for role in our_roles], theirs[1]
     match = Match(list(zip(variables, theirs[0], strict=False)))
@@ -122,11 +135,11 @@ def match_optimizer(
 
 
 def _roles(infos: Sequence[VariableInfo], model: Sequence[VariableInfo]) -> list[tuple[Any, ...]]:
-    """What each variable of an optimizer is for: of which variable of the model, and what.
+    """The purpose of each variable of an optimizer, and the model's variable that it is for.
 
-    The first one of each optimizer, its step count, also tells its name. Those of
-    others do not: what is made late has the name of an optimizer around it in
-    front, or none at all.
+    Only a step count, the first variable of an optimizer, also has the optimizer's name
+    in its role. The other names are not reliable: a variable that is made late has the
+    name of an outer optimizer in front, or no name at all.
     """
     prefixes = {f"{info.path.replace('/', '_')}_": place for place, info in enumerate(model)}
     longest = sorted(prefixes, key=len, reverse=True)

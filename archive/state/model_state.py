@@ -1,9 +1,9 @@
-"""Where the state of a model hangs that `model.variables` lacks.
+"""Finds the state of a model that `model.variables` does not list.
 
-States of recurrent layers, `tf.Variable`s and mutable tables in layers, and what
-some optimizers keep to themselves: Keras lists none of them. Each is named by
-its address, the way to it from the model, such as ``layers/2/states/0``. The
-same code that builds the model again gives the same addresses.
+Keras leaves out the states of recurrent layers, `tf.Variable`s and mutable tables in
+layers, and some variables of optimizers. Each of these is named by its address: the
+way to it from the model, such as ``layers/2/states/0``. A model that the same code
+builds again has the same addresses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..backends.backend import current_backend
 from .models import has_declared_inputs
 from .variable_index import VariableInfo
 
-# What they hold is set by a method of theirs, see `layer_state`.
+# Their state is set by their own methods, see `layer_state`.
 LOOKUPS = (
     keras.layers.StringLookup,
     keras.layers.IntegerLookup,
@@ -29,7 +29,7 @@ LOOKUPS = (
 )
 
 _HOLDERS = (keras.Layer, keras.optimizers.Optimizer, AutoTrackable)
-# Metrics start anew in every epoch.
+# The search stops at these. Metrics start anew in every epoch.
 _ENDS = (keras.metrics.Metric, *LOOKUPS)
 
 
@@ -38,9 +38,9 @@ class ModelState:
     """What was found in a model, by address.
 
     Attributes:
-        variables: every variable, those of `model.variables` too.
-        tables: mutable lookup tables.
-        layers: every layer.
+        variables: All variables, including those of `model.variables`.
+        tables: All mutable lookup tables.
+        layers: All layers.
     """
 
     variables: dict[str, Any] = field(default_factory=dict)
@@ -48,16 +48,17 @@ class ModelState:
     layers: dict[str, keras.Layer] = field(default_factory=dict)
 
     def addresses(self) -> dict[int, str]:
-        """The address of each variable, by the identity of the `tf.Variable` in it."""
+        """The address of each variable, by the `id` of its `tf.Variable`."""
         return {id(raw_variable(item)): address for address, item in self.variables.items()}
 
 
 def find_model_state(roots: Sequence[Any], with_optimizer: bool) -> ModelState:
-    """Find what can be reached from `roots`, each by its shortest address.
+    """Find the variables, tables and layers in `roots`, each by its shortest address.
 
     Args:
-        roots: a model; or several objects, whose places then start the addresses.
-        with_optimizer: look into optimizers too.
+        roots: One model, or several objects. The addresses of several objects start
+            with their index in `roots`.
+        with_optimizer: Whether to search optimizers too.
     """
     found = ModelState()
     seen: dict[int, Any] = {}
@@ -81,19 +82,19 @@ def find_model_state(roots: Sequence[Any], with_optimizer: bool) -> ModelState:
 
 
 def is_mutable_table(resource: Any) -> bool:
-    """Whether a lookup table's contents can change while the object stays."""
+    """Whether `resource` is a lookup table whose contents can change."""
     return isinstance(
         resource, tf.lookup.experimental.MutableHashTable | tf.lookup.experimental.DenseHashTable
     )
 
 
 def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` that stands for a variable in a SavedModel."""
+    """The `tf.Variable` that represents a variable in a SavedModel."""
     return current_backend().stored(variable) if isinstance(variable, keras.Variable) else variable
 
 
 def described(variable: Any, key: str = "") -> VariableInfo:
-    """A Keras variable or `tf.Variable` as an index has it."""
+    """The description of a Keras variable or `tf.Variable`, as an index has it."""
     path = variable.path if isinstance(variable, keras.Variable) else variable.name
     shape = tf.TensorShape(variable.shape)
     sizes = () if shape.rank is None else tuple(shape.as_list())
@@ -101,7 +102,7 @@ def described(variable: Any, key: str = "") -> VariableInfo:
 
 
 def apart_from(variables: Mapping[str, Any], listed: Iterable[Any]) -> dict[str, Any]:
-    """Those of `variables` that are not in `listed`."""
+    """The items of `variables` whose variable is not in `listed`."""
     known = {id(raw_variable(variable)) for variable in listed}
     return {
         address: variable
@@ -118,12 +119,12 @@ def _children(item: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(item, _HOLDERS) and not isinstance(item, _ENDS):
         layers = item.layers if isinstance(item, keras.Model) else []
         in_order = [(f"layers/{name}", layer) for name, layer in _items(layers)]
-        # A subclassed model's layers go by its attributes: their order is nobody's concern.
+        # In a subclassed model, attributes name the layers, because their order may change.
         if has_declared_inputs(item):
             yield from in_order
-        # Public names first: private ones lead to the same by ways that may change.
+        # Public names come first. Private names lead to the same objects, but they may change.
         for name in sorted(vars(item), key=lambda name: (name.startswith("_"), name)):
-            if not name.startswith("_self_"):  # TensorFlow's own bookkeeping.
+            if not name.startswith("_self_"):  # TensorFlow keeps its own data there.
                 yield name, vars(item)[name]
         yield from in_order
 

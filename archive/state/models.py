@@ -1,4 +1,4 @@
-"""What counts as a model, whether it can be called, and whether it is built."""
+"""Checks whether an object is a model, whether it can be called, and whether it is built."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from ..errors import ExportTypeError, ExportValueError
 
 
 def check_model(model: object, label: str = "") -> None:
-    """Raise unless `model` is a Keras model; `label` goes before it in the error.
+    """Raise an error unless `model` is a Keras 3 model.
+
+    Args:
+        model: The object to check.
+        label: Text to put before the object in the error message.
 
     Raises:
-        ExportTypeError: it is none, or one of Keras 2.
+        ExportTypeError: If `model` is not a Keras 3 model.
     """
     if isinstance(model, keras.Model):
         return
@@ -24,17 +28,17 @@ def check_model(model: object, label: str = "") -> None:
 
 
 def is_of_keras_2(item: object) -> bool:
-    """Whether something was made by the package `tf_keras`, also a subclass of it."""
+    """Whether `item` is of a class of the package `tf_keras`, or of a subclass."""
     return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(item).__mro__)
 
 
 def has_call(model: keras.Model) -> bool:
-    """Whether a model can be called; one with a `train_step` of its own need not be."""
+    """Whether a model can be called. A model with its own `train_step` may have no `call`."""
     return type(model).call is not keras.Model.call
 
 
 def has_declared_inputs(item: Any) -> bool:
-    """Whether something is a model that was built from its inputs, and not subclassed."""
+    """Whether `item` is a model that was built from its inputs, not a subclassed model."""
     if isinstance(item, keras.Sequential):
         return True
     try:
@@ -44,10 +48,12 @@ def has_declared_inputs(item: Any) -> bool:
 
 
 def check_call(model: keras.Model) -> None:
-    """Raise unless a model can be called, with the line that exports a part of it.
+    """Raise an error unless a model can be called.
+
+    The error shows the line that exports a part of the model instead.
 
     Raises:
-        ExportValueError: it has no `call`.
+        ExportValueError: If the model has no `call`.
     """
     if has_call(model):
         return
@@ -56,13 +62,16 @@ def check_call(model: keras.Model) -> None:
     part = next(iter([*models, *parts]), "part")
     raise ExportValueError(
         f"Model '{model.name}' has no `call`, so it cannot be exported as a whole. Export the part "
-        "of it that is to be served: "
+        "that you want to serve: "
         f"`endpoints=lambda archive, model: standard_endpoints(archive, model.{part})`."
     )
 
 
 def is_built(layer: keras.Layer) -> bool:
-    """Whether a layer has its variables. Keras never says so of a model without a `call`."""
+    """Whether a layer has its variables.
+
+    Keras never marks a model without a `call` as built, so this checks its layers.
+    """
     if isinstance(layer, keras.Model) and not has_call(layer):
         return bool(layer.layers) and all(map(is_built, layer.layers))
     return bool(layer.built)

@@ -1,10 +1,10 @@
-"""What the variables that a function registers may come from, to see when there are more.
+"""Finds the variables that an `endpoints` function could register, to see if they change.
 
-`optimizer.variables` is another list each time it is asked for, so a list that
-was registered says nothing of variables that the optimizer makes later. To run
-the user's function again would, but it may load tables or count its calls. So
-look at what it can reach, which takes a fraction of a millisecond, and run it
-again only when some of that is other than before.
+`optimizer.variables` is a new list each time, so a list that was registered does not
+show variables that the optimizer makes later. Calling the user's function again
+would show them, but it may load tables or count its calls. This module therefore
+looks for all variables that the function can reach, which takes a fraction of a
+millisecond. The function is called again only if these have changed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import tensorflow as tf
 
 from .identities import Identities
 
-# Objects and functions from there lead to nothing of the user's.
+# Objects and functions of these modules do not lead to variables of the user.
 _FOREIGN = {
-    *sys.stdlib_module_names - {"argparse", "types"},  # Their namespaces do.
+    *sys.stdlib_module_names - {"argparse", "types"},  # Namespaces do.
     *("jax", "keras", "keras_export_callbacks", "numpy", "pandas", "tensorflow", "torch"),
 }
 
-# A longer list is data, unless it begins with a variable.
+# A longer list counts as data, unless it begins with a variable.
 _MAX_ITEMS = 1000
 
-# So that training never waits for a walk through all that the user has; what is near comes first.
+# The search stops after this many objects, because training waits for it. Near objects come first.
 _MAX_VISITS = 20_000
 
 
 class _Kind(Enum):
-    """What an object of some type means here."""
+    """How the search treats objects of a type."""
 
     VARIABLE = auto()
     OWNER = auto()
@@ -51,8 +51,8 @@ def owned_variables(roots: Iterable[Any]) -> Identities:
     """The variables of all optimizers, layers, metrics and lists that `roots` can reach.
 
     Args:
-        roots: models, and functions, which are searched through what they are
-            bound to, what they close over, and the globals that they name.
+        roots: Models and functions. The search follows what a function is bound to,
+            what it closes over, and the globals that it uses.
     """
     found: list[Any] = []
     kinds: dict[type, _Kind] = {}
@@ -64,7 +64,7 @@ def owned_variables(roots: Iterable[Any]) -> Identities:
             kind = kinds.get(type(item))
             if kind is None:
                 kind = kinds[type(item)] = _kind_of(item)
-            # A part of a model has its variables among those of the model.
+            # The variables of a model's layers are among those of the model.
             if kind is _Kind.NOTHING or (are_parts and kind is _Kind.LAYER) or id(item) in seen:
                 continue
             seen[id(item)] = item
@@ -80,7 +80,7 @@ def owned_variables(roots: Iterable[Any]) -> Identities:
 
 
 def _kind_of(item: Any) -> _Kind:
-    """The same for all objects of a type."""
+    """How the search treats `item`. This is the same for all objects of its type."""
     if isinstance(item, keras.Variable | tf.Variable):
         return _Kind.VARIABLE
     if isinstance(item, keras.optimizers.Optimizer | keras.Metric):
@@ -97,7 +97,7 @@ def _kind_of(item: Any) -> _Kind:
 
 
 def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
-    """What an object holds."""
+    """The objects that `item` holds."""
     if kind is _Kind.CONTAINER:
         items = item.values() if isinstance(item, dict) else item
         is_data = len(items) > _MAX_ITEMS and _kind_of(next(iter(items))) is not _Kind.VARIABLE
@@ -119,11 +119,11 @@ def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
 
 @functools.cache
 def _bookkeeping() -> frozenset[str]:
-    """The attributes that Keras gives every model, but for the one with its layers.
+    """The attributes that Keras gives every model, except the one with the model's layers.
 
-    They hold each layer and each call of one many times over, and no optimizer.
+    They hold each layer, and each call of a layer, many times. They hold no optimizer.
     """
-    tensor = keras.Input((1,), name="x")  # Named, so that no name of the user's is counted up.
+    tensor = keras.Input((1,), name="x")  # Explicit names leave Keras's counters alone.
     models = keras.Model(tensor, tensor, name="functional"), keras.Sequential(name="sequential")
     return frozenset(name for model in models for name in vars(model)) - {"_layers"}
 
@@ -134,7 +134,7 @@ def _held_by(function: FunctionType) -> Iterable[Any]:
     for cell in function.__closure__ or ():
         try:
             named.append(cell.cell_contents)
-        except ValueError:  # Assigned only later.
+        except ValueError:  # The variable has no value yet.
             continue
     modules = [item for item in named if isinstance(item, ModuleType)]
     in_modules = [
@@ -149,7 +149,7 @@ def _held_by(function: FunctionType) -> Iterable[Any]:
 
 
 def _names(code: CodeType) -> Iterable[str]:
-    """The global names and attributes in a function's code, and in that of functions inside it."""
+    """The names of globals and attributes in a function's code, and in functions inside it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -1,8 +1,8 @@
-"""Which variable lies under which key of a version's checkpoint.
+"""The index of a version: which variable has which key in the checkpoint.
 
-A SavedModel names its variables by their place in the object graph. To put
-them back into a model, one needs the model's own names, in order; they are kept
-in ``assets.extra/variables.json``, where servers look for nothing.
+A SavedModel names its variables by their place in the object graph. Putting them back
+into a model needs the model's own names, in order. The index keeps these in
+``assets.extra/variables.json``, which model servers ignore.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from ..store.decoding import Int64, decode
 INDEX = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
 
-# The lists of every index; a collection cannot have a name like the last four.
+# The names of the lists in every index. A collection cannot have the last four: they start with
+# an underscore.
 VARIABLES = "variables"
 OPTIMIZER_VARIABLES = "optimizer_variables"
-# What else the model holds, by address (see `model_state`). Of a table there are
-# two: its keys, and its values.
+# The other state of the model, by address (see `model_state`). Each table has two entries: for
+# its keys and for its values.
 STATE = "_state"
 TABLES = "_tables"
-# The variables of the first list once more, in the same order, by address.
+# The variables of `VARIABLES` again, in the same order, but by address.
 ADDRESSES = "_addresses"
-# What only the endpoints hold, by name.
+# The variables and tables that only the endpoints hold, by name.
 ELSEWHERE = "_elsewhere"
 
 
 @dataclass(frozen=True)
 class VariableInfo:
-    """One variable of an export.
+    """The description of one variable of an export.
 
     Attributes:
-        path: its name in the model, such as ``"dense/kernel"``.
-        shape: the size of each axis.
+        path: The name in the model, such as ``"dense/kernel"``.
+        shape: The size of each axis. None stands for a free axis.
         dtype: TensorFlow's name of the dtype.
-        key: its key in the checkpoint ``variables/variables``.
+        key: The key in the checkpoint ``variables/variables``.
     """
 
     path: str
@@ -49,20 +50,20 @@ class VariableInfo:
     key: str
 
 
-# The variables of each list and collection, in order, by its name.
+# The variables of each list and collection, in order, by the name of the list.
 VariableIndex: TypeAlias = Mapping[str, tuple[VariableInfo, ...]]
 
 Scalar: TypeAlias = str | Int64 | float
 
-# What a layer holds besides variables, by name, such as its ``"vocabulary"``.
+# The state of a layer besides variables, by name, such as its ``"vocabulary"``.
 LayerState: TypeAlias = Mapping[str, tuple[Scalar, ...]]
 
-# That of each layer which holds some, by address.
+# The state of each layer that has any, by address.
 LayerStates: TypeAlias = Mapping[str, LayerState]
 
 
 def write_index(directory: Path, index: VariableIndex, layers: LayerStates) -> None:
-    """Write the index, and the layers' other state, into a SavedModel's directory."""
+    """Write the index, and the other state of the layers, into a SavedModel's directory."""
     (directory / INDEX).parent.mkdir(exist_ok=True)
     content = {name: [asdict(info) for info in infos] for name, infos in index.items()}
     (directory / INDEX).write_text(json.dumps(content), encoding="utf-8")
@@ -73,7 +74,7 @@ def read_index(directory: Path) -> VariableIndex:
     """The index of the version in `directory`.
 
     Raises:
-        DamagedVersionError: there is none, or it is not one.
+        DamagedVersionError: If there is no index, or if it cannot be read.
     """
     path = directory / INDEX
     try:
@@ -84,10 +85,10 @@ def read_index(directory: Path) -> VariableIndex:
 
 
 def read_layers(directory: Path) -> LayerStates:
-    """The other state of the layers in the version in `directory`; older ones have none.
+    """The other state of the layers of the version in `directory`; empty for old versions.
 
     Raises:
-        DamagedVersionError: it cannot be read.
+        DamagedVersionError: If the state cannot be read.
     """
     try:
         layers: LayerStates = _read(directory / LAYERS, LayerStates)
@@ -106,4 +107,4 @@ def _read(path: Path, hint: Any) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> DamagedVersionError:
-    return DamagedVersionError(f"The variable index '{path}' cannot be used: {error}.")
+    return DamagedVersionError(f"The index file '{path}' cannot be used: {error}.")

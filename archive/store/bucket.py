@@ -40,10 +40,10 @@ from .cloud import (
     bucket_at,
     side_by_side,
 )
-from .files import FileInfo, FileStat, relative_files
+from .files import FileInfo, FileStat, Identity, relative_files
 from .remote import RemotePath
 from .staging import temporary_workspace
-from .versions import SAVED_MODEL, Numbers, claimed, parse
+from .versions import MANIFEST, SAVED_MODEL, Numbers, claimed, parse
 
 # With more versions it takes fewer requests to look at each than to list all their files.
 _MANY = 100
@@ -59,29 +59,15 @@ class BucketFiles:
         root: the URL.
         bucket: where it is.
         key: what the URL stands for there, with a slash at the end; empty for all of it.
-        listed: what is there, if that is known, by relative path.
     """
 
-    def __init__(
-        self,
-        root: RemotePath,
-        bucket: Bucket,
-        key: str,
-        listed: Mapping[str, Entry] | None = None,
-    ) -> None:
+    def __init__(self, root: RemotePath, bucket: Bucket, key: str) -> None:
         self.root = root
-        self._bucket, self._key, self._listed = bucket, key, listed
+        self._bucket, self._key = bucket, key
 
     def at(self, name: str) -> BucketFiles:
         """What is below a directory in this one."""
-        below = None
-        if self._listed is not None:
-            below = {
-                path.removeprefix(f"{name}/"): entry
-                for path, entry in self._listed.items()
-                if path.startswith(f"{name}/")
-            }
-        return BucketFiles(self.root / name, self._bucket, f"{self._key}{name}/", below)
+        return BucketFiles(self.root / name, self._bucket, f"{self._key}{name}/")
 
     def names(self) -> list[str]:
         """What is in the directory."""
@@ -90,16 +76,11 @@ class BucketFiles:
 
     def files(self) -> list[str]:
         """Everything below the directory, by relative path."""
-        if self._listed is not None:
-            return list(self._listed)
         return [self._relative(entry) for entry in self._bucket.below(self._key.rstrip("/"))]
 
     def stat(self, name: str) -> FileStat | None:
         """Size and identity of a file, by relative path; None if there is none."""
-        if self._listed is not None:
-            entry = self._listed.get(name)
-        else:
-            entry = self._bucket.head(f"{self._key}{name}")
+        entry = self._bucket.head(f"{self._key}{name}")
         return None if entry is None else FileStat(entry.size, entry.identity)
 
     def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
@@ -196,10 +177,6 @@ class BucketStore(BucketFiles):
         self._numbers.see(names)
         return names
 
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, in any order."""
-        return self.listed().versions()
-
     def has(self, version: int) -> bool:
         """Whether there is this version."""
         try:
@@ -212,8 +189,11 @@ class BucketStore(BucketFiles):
         # What has no graph is none of ours, and nobody's work that is under way.
         return not (self._claims.is_buried if is_whole else self._claims.has)(version)
 
-    def listed(self) -> Listed:
-        """What is there now; one listing of all files, unless there are many."""
+    def versions(self) -> dict[int, Identity | None]:
+        """The versions, with the identity of the manifest.
+
+        That is one listing of all files, unless there are many. Then the identity is None.
+        """
         entries = None
         if self._has_many is None:
             self._has_many = len(self.names()) > _MANY
@@ -223,23 +203,20 @@ class BucketStore(BucketFiles):
         if entries is None:
             numbers = {number for number in map(parse, self.names()) if number}
             self._has_many = len(numbers) > _MANY
-            return Listed(self, self._versions_among(numbers))
+            return dict.fromkeys(self._versions_among(numbers))
         by_path = {self._relative(entry): entry for entry in entries}
+        self._numbers.see({path.partition("/")[0] for path in by_path})
         claims = numbered(_below(CLAIMS, by_path))
         gone = {*map(parse, _below(REMOVALS, by_path)), *claims.graves}
-        self._numbers.see({path.partition("/")[0] for path in by_path})
         present = {parse(path.partition("/")[0]) for path in by_path if "/" in path} - {None}
         self._has_many = len(present) > _MANY
-        versions = [
-            number
-            for number in present - gone
-            if number
-            and (
-                f"{number}/{SAVED_MODEL}" in by_path
-                or (number not in claims.live and self.has(number))
-            )
-        ]
-        return Listed(self, versions, by_path)
+        versions = {}
+        for number in present - gone:
+            is_whole = f"{number}/{SAVED_MODEL}" in by_path
+            if number and (is_whole or (number not in claims.live and self.has(number))):
+                manifest = by_path.get(f"{number}/{MANIFEST}")
+                versions[number] = manifest.identity if manifest else None
+        return versions
 
     def _versions_among(self, numbers: set[int]) -> list[int]:
         """Which of the numbers that were there a moment ago are versions."""
@@ -448,38 +425,6 @@ class BucketStore(BucketFiles):
 
 class _TakenError(LostClaimError):
     """Somebody who knows of no claims has written a version with the number that is claimed."""
-
-
-class Listed(BucketFiles):
-    """A base directory as it was listed; a `Listing`.
-
-    Args:
-        store: the base directory.
-        versions: the numbers of the versions.
-        listed: what is there, if that is known, by relative path.
-    """
-
-    def __init__(
-        self, store: BucketStore, versions: list[int], listed: Mapping[str, Entry] | None = None
-    ) -> None:
-        super().__init__(store.root, store._bucket, store._key, listed)
-        self._versions = sorted(versions)
-        self._directories: dict[str, dict[str, Entry]] = {}
-        for path, entry in (listed or {}).items():
-            top, _, below = path.partition("/")
-            self._directories.setdefault(top, {})[below] = entry
-
-    def versions(self) -> list[int]:
-        """The numbers of the versions, ascending."""
-        return self._versions
-
-    def at(self, name: str) -> BucketFiles:
-        """What is below a directory in this one."""
-        if self._listed is None:
-            return super().at(name)
-        return BucketFiles(
-            self.root / name, self._bucket, f"{self._key}{name}/", self._directories.get(name, {})
-        )
 
 
 # The buckets that honour conditions.

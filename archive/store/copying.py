@@ -69,14 +69,19 @@ def publish_by_copying(
     return target
 
 
-def remove_in_place(version_dir: Path) -> None:
+def remove_in_place(version_dir: Path, after_mark: Callable[[], None] = lambda: None) -> None:
     """Delete a version where it is; from the first step on it is none any more.
+
+    Args:
+        version_dir: the directory of the version.
+        after_mark: called when the version is marked, and not yet touched.
 
     Raises:
         FileNotFoundError: there is nothing.
     """
     os.listdir(version_dir)
     (version_dir / f"{REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
+    after_mark()
     parts = [name for name in os.listdir(version_dir) if not is_marker(name)]
     parts.sort(key=lambda name: name != SAVED_MODEL)  # So that no server loads the rest.
     for path in [*(version_dir / name for name in parts), version_dir]:

@@ -24,7 +24,7 @@ from .files import Identity, clear_errors
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
-from .record import MANIFEST, SCHEMA, ExportRecord, read_identified, read_record
+from .record import SCHEMA, ExportRecord, read_record
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
 from .store import Files, Store, open_store, version_path
@@ -32,7 +32,7 @@ from .verify import OWN_FILES, differences, manifest_problems, problems_of, with
 from .versions import is_marker, parse
 
 # A record, and the identity of the manifest it was read from.
-_Known: TypeAlias = tuple[Identity, ExportRecord]
+_Known: TypeAlias = tuple[Identity | None, ExportRecord]
 
 
 class ExportDirectory:
@@ -64,7 +64,8 @@ class ExportDirectory:
 
     def _set(self, store: Store) -> None:
         self.store = store
-        self._known: dict[int, _Known] = {}
+        # What was surveyed last, if all of it could be read; and the records by version.
+        self._known: tuple[dict[int, Identity | None] | None, dict[int, _Known]] = None, {}
         self._told: set[VersionPath] = set()
 
     @property
@@ -77,8 +78,7 @@ class ExportDirectory:
 
     def versions(self) -> list[int]:
         """The numbers of all versions, ascending, whoever wrote them."""
-        with _readable(self.path):
-            return self.store.versions()
+        return sorted(self._manifests())
 
     def latest(self) -> ExportRecord | None:
         """The record of the newest version with a readable manifest, or None."""
@@ -110,21 +110,27 @@ class ExportDirectory:
 
     def survey(self) -> tuple[list[ExportRecord], list[DamagedVersionError]]:
         """`records`, and why each of the other manifests cannot be read."""
+        manifests = self._manifests()
+        surveyed, known_records = self._known
+        if manifests == surveyed:
+            return [record for _, record in known_records.values()], []
         found = {}
         damage = []
-        with _readable(self.path):
-            there = self.store.listed()
-            versions = there.versions()
-        read = [partial(self._try_to_read, version, there.at(str(version))) for version in versions]
+        read = [
+            partial(self._try_to_read, version, identity, known_records.get(version))
+            for version, identity in sorted(manifests.items())
+        ]
         # Each is a request, where it is no local file.
         is_far = not isinstance(self.path, Path)
         results = side_by_side(read, 16) if is_far else [each() for each in read]
-        for version, result in zip(versions, results, strict=True):
+        for version, result in zip(sorted(manifests), results, strict=True):
             if isinstance(result, DamagedVersionError):
                 damage.append(result)
             elif result is not None:
                 found[version] = result
-        self._known = found
+        # A manifest that cannot be read, or was not there, may be another the next time.
+        is_complete = len(found) == len(manifests) and None not in manifests.values()
+        self._known = manifests if is_complete else None, found
         records = [record for _, record in found.values()]
         self._warn_if_newer(records)
         return records, damage
@@ -229,25 +235,22 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _try_to_read(self, version: int, files: Files) -> _Known | DamagedVersionError | None:
+    def _try_to_read(
+        self, version: int, identity: Identity | None, known: _Known | None
+    ) -> _Known | DamagedVersionError | None:
+        """The record of a version, read again only if its manifest may have been replaced."""
+        if known is not None and identity is not None and known[0] == identity:
+            return known
         try:
-            return self._read(version, files)
+            return identity, read_record(self.store.at(str(version)))
         except FileNotFoundError:
             return None  # Another program wrote it, or it was removed meanwhile.
         except DamagedVersionError as error:
             return error
 
-    def _read(self, version: int, files: Files) -> _Known:
-        """The record of a version, read again only if its manifest was replaced."""
-        if version not in self._known:
-            return read_identified(files)
-        try:
-            status = files.stat(MANIFEST)
-            identity = status.identity if status else ()
-        except OSError:
-            identity = ()  # `read_identified` says what is wrong.
-        known = self._known.get(version)
-        return known if known and known[0] == identity else read_identified(files)
+    def _manifests(self) -> dict[int, Identity | None]:
+        with _readable(self.path):
+            return self.store.versions()
 
     def _files_of(self, version: int) -> Files:
         if parse(str(version)) is not None and self.store.has(version):

@@ -55,7 +55,7 @@ class KnownFile:
 
     path: Path
     info: FileInfo
-    identity: tuple[int, ...]
+    identity: Identity
 
     @classmethod
     def at(cls, path: Path, sha256: str | None = None) -> KnownFile:
@@ -120,7 +120,7 @@ class KeptFile:
         return replace(self, known=self.known.moved(root, new_root))
 
 
-def identity_of(status: os.stat_result) -> tuple[int, ...]:
+def identity_of(status: os.stat_result) -> Identity:
     """What differs between two files, and in one file before and after it is written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -21,6 +21,7 @@ from .copying import publish_by_copying, remove_in_place, sweep_copies
 from .files import (
     FileInfo,
     FileStat,
+    Identity,
     blocks_of,
     clear_errors,
     first_bytes,
@@ -31,7 +32,7 @@ from .files import (
     sync_tree,
 )
 from .staging import STAGING, Lock, Workspace, sweep, workspace
-from .versions import SAVED_MODEL, Numbers, is_version, parse
+from .versions import MANIFEST, SAVED_MODEL, Numbers, is_version, parse
 
 # How file systems say that they cannot rename a directory.
 _NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
@@ -92,7 +93,10 @@ class LocalFiles:
 
     def _leads_out(self, name: str) -> bool:
         """Whether a directory on the way to a file is a link."""
-        return any((self.root / above).is_symlink() for above in [*Path(name).parents][:-1])
+        while name := os.path.dirname(name):
+            if os.path.islink(self.root / name):
+                return True
+        return False
 
 
 class LocalStore(LocalFiles):
@@ -100,7 +104,9 @@ class LocalStore(LocalFiles):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self._text = str(root)
         self._numbers = Numbers()
+        self._found: dict[int, Identity | None] = {}
 
     def local_path(self, version: int) -> Path:
         """Where a version is, or would be."""
@@ -114,20 +120,50 @@ class LocalStore(LocalFiles):
         """Whether there is such a directory."""
         return self.root.is_dir()
 
-    def listed(self) -> LocalStore:
-        """The store itself: to look into a directory costs nothing."""
-        return self
-
     def names(self) -> list[str]:
         """What is in the base directory; numbers that are taken there are never given out."""
         names = super().names()
         self._numbers.see(names)
         return names
 
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, ascending."""
-        numbers = filter(None, map(parse, self.names()))
-        return sorted(number for number in numbers if self.has(number))
+    def versions(self) -> dict[int, Identity | None]:
+        """The versions that are there to stay, with the identity of the manifest.
+
+        A version that was found to be one stays one as long as its manifest is the
+        same file, so that one look at that is enough: what is removed by a rename has
+        none any more, and what is removed in place has another from the beginning.
+        """
+        found: dict[int, Identity | None] = {}
+        for number in self._numbers_of_directories():
+            manifest, known = self._manifest(number), self._found.get(number)
+            if manifest is not None and manifest == known:
+                found[number] = known  # The same object, so that callers compare fast.
+            elif self.has(number):
+                found[number] = manifest
+        self._found = found
+        return found
+
+    def _numbers_of_directories(self) -> list[int]:
+        """The numbers that directories spell; links are none."""
+        numbers, others = [], []
+        try:
+            with os.scandir(self.root) as entries:
+                for entry in entries:
+                    number = parse(entry.name)
+                    if number is None or not entry.is_dir(follow_symlinks=False):
+                        others.append(entry.name)
+                    else:
+                        numbers.append(number)
+        except FileNotFoundError:
+            return []
+        self._numbers.see([*others, str(max(numbers, default=0))])
+        return numbers
+
+    def _manifest(self, version: int) -> Identity | None:
+        try:
+            return identity_of(os.lstat(f"{self._text}/{version}/{MANIFEST}"))
+        except OSError:
+            return None  # Who reads it is told why.
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""
@@ -220,10 +256,16 @@ def _remove(version_dir: Path, space: Workspace) -> None:
     except OSError as error:
         if error.errno not in _NO_RENAME:
             raise
-        remove_in_place(version_dir)
+        remove_in_place(version_dir, lambda: _touch(version_dir / MANIFEST))
     sync(version_dir.parent)
     # It is gone for everyone; what cannot be deleted now is swept later.
     shutil.rmtree(doomed.parent, ignore_errors=True)
+
+
+def _touch(path: Path) -> None:
+    """Let readers who know a file look at it again."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def check_directory(path: Path, argument: str = "base_dir") -> None:

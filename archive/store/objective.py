@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -60,14 +61,18 @@ class Objective:
 
     def ranked(self, records: Iterable[Record]) -> list[Record]:
         """The records that measured it, best first; of equals, the one published first."""
-        sign = 1 if self.mode == "min" else -1
-        ranks = {
-            (sign * value, record.version): record
-            for record in records
-            if (value := record.measured(self.monitor)) is not None
-        }
-        return [ranks[rank] for rank in sorted(ranks)]
+        return [record for _, _, record in sorted(self._ranks(records), key=_RANK)]
 
     def best(self, records: Iterable[Record]) -> Record | None:
         """The first of `ranked`, or None if there is none."""
-        return next(iter(self.ranked(records)), None)
+        first = min(self._ranks(records), key=_RANK, default=None)
+        return first[2] if first else None
+
+    def _ranks(self, records: Iterable[Record]) -> Iterator[tuple[float, int, Record]]:
+        sign = 1 if self.mode == "min" else -1
+        for record in records:
+            if (value := record.measured(self.monitor)) is not None:
+                yield sign * value, record.version, record
+
+
+_RANK = operator.itemgetter(0, 1)

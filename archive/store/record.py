@@ -23,17 +23,17 @@ import msgspec
 
 from ..errors import DamagedVersionError, StorageError
 from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
-from .files import FileInfo, Identity
+from .files import FileInfo
 from .objective import Mode, Objective
 from .remote import VersionPath
 from .store import Files
+from .versions import MANIFEST as MANIFEST
 from .versions import parse
 
 Weights: TypeAlias = Literal["current", "validated"]
 Scalar: TypeAlias = str | Int64 | float | bool | None
 
 SCHEMA = 1
-MANIFEST = "assets.extra/export.json"
 
 # The manifest tells the digest of every file but its own; that is in this one,
 # in the format of `sha256sum`, which can also check it.
@@ -221,11 +221,6 @@ def read_record(version: Files) -> ExportRecord:
         FileNotFoundError: it has no manifest; another program wrote it.
         DamagedVersionError: it has one that is not ours or not whole.
     """
-    return read_identified(version)[1]
-
-
-def read_identified(version: Files) -> tuple[Identity, ExportRecord]:
-    """The identity of a version's manifest, and the record in it; raises as `read_record`."""
     path = version.root / MANIFEST
     try:
         status, content = version.read(MANIFEST, _MAX_BYTES + 1)
@@ -236,7 +231,7 @@ def read_identified(version: Files) -> tuple[Identity, ExportRecord]:
         raise  # There is none, or the whole store cannot be read.
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
-    return status.identity, parse_record(content, version.root)
+    return parse_record(content, version.root)
 
 
 def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:

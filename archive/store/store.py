@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ..errors import VersionNotFoundError
 from .bucket import BucketStore
-from .files import FileInfo, FileStat
+from .files import FileInfo, FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
 from .remote import VersionPath
@@ -67,14 +67,7 @@ class Files(Protocol):
         """
 
 
-class Listing(Files, Protocol):
-    """What was in a base directory at one moment."""
-
-    def versions(self) -> list[int]:
-        """The numbers of the versions that are there to stay, ascending."""
-
-
-class Store(Listing, Protocol):
+class Store(Files, Protocol):
     """A base directory: where versions are published, read and removed.
 
     A store is opened once by each writer and reader, and lives as long as it:
@@ -88,11 +81,14 @@ class Store(Listing, Protocol):
     def exists(self) -> bool:
         """Whether there is anything."""
 
-    def listed(self) -> Listing:
-        """What is there now, to look at many versions with few requests."""
-
     def local_path(self, version: int) -> Path | None:
         """Where a version is, if its files can be linked from there; else None."""
+
+    def versions(self) -> dict[int, Identity | None]:
+        """The versions that are there to stay, in any order, with the identity of the manifest.
+
+        That is None of a version that has none, and where it takes a request for each.
+        """
 
     def has(self, version: int) -> bool:
         """Whether there is this version."""

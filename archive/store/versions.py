@@ -15,6 +15,7 @@ from ..errors import ExportError
 MAX_VERSION = 2**63 - 1
 
 SAVED_MODEL = "saved_model.pb"
+MANIFEST = "assets.extra/export.json"
 
 # Markers in the directory of a version that is copied or removed file by file.
 UNFINISHED = ".unfinished-"
@@ -72,11 +73,12 @@ class Numbers:
     """
 
     def __init__(self) -> None:
-        self._highest = 0
+        # A set, because several threads may add to it at the same time.
+        self._seen = {0}
 
     def see(self, names: Iterable[str]) -> None:
         """Never give out again what any of `names` claims."""
-        self._highest = max([self._highest, *(claimed(name) or 0 for name in names)])
+        self._seen.add(max((claimed(name) or 0 for name in names), default=0))
 
     def next(self, names: Iterable[str]) -> int:
         """One above the highest number seen; 1 if there was none. It is not seen by this.
@@ -88,9 +90,10 @@ class Numbers:
             ExportError: the highest int64 is taken, so no higher one exists.
         """
         self.see(names)
-        if self._highest == MAX_VERSION:
+        highest = max(self._seen)
+        if highest == MAX_VERSION:
             raise ExportError(
                 f"The number {MAX_VERSION} is taken in the base directory and no version can be "
                 "higher. Rename or remove what bears it: it was not written by this library."
             )
-        return self._highest + 1
+        return highest + 1

@@ -1,4 +1,4 @@
-"""Keras's hooks → a trigger → the pipeline."""
+"""The Keras callbacks. A hook of Keras asks a trigger, and the pipeline exports."""
 
 from .every_n import ExportEveryN
 from .on_improve import ExportOnImprove

@@ -1,4 +1,4 @@
-"""What the callbacks share: a `Pipeline` for the model in training."""
+"""The base of the callbacks. It has a `Pipeline` for the model in training."""
 
 from __future__ import annotations
 
@@ -24,41 +24,43 @@ from .search import check_no_search
 
 
 class ExportCallback(Keras3Callback):
-    """A callback that decides at some of Keras's hooks whether to export.
+    """A callback that decides in some of Keras's hooks whether to export.
 
     Args:
-        base_dir: the directory of the versions.
-        options: what the user said.
+        base_dir: String or `PathLike`. The directory for the versions.
+        options: The user's options.
     """
 
     def __init__(self, base_dir: str | os.PathLike[str], options: ExportOptions) -> None:
         super().__init__()
-        store = open_store(base_dir)
-        self.root_dir = self.base_dir = store.root
+        # Kept for every model: the store knows which numbers were given out.
+        self._store = open_store(base_dir)
+        self.root_dir = self.base_dir = self._store.root
         self._options = options
         self._pipeline: Pipeline | None = None
         self._trial: TrialInfo | None = None
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
-        # How many batches have begun in a training that is yet to be prepared.
+        # The number of batches that have begun, until `_prepare` has run. Then it is None.
         self._batches: int | None = None
         self._held: Future[State] | None = None
         self._is_resumed = False
         self._is_copy = False
-        store.check()
+        self._store.check()
 
     def within(self, trial: TrialInfo) -> None:
-        """Export as a part of a search, to a directory of that trial and execution."""
+        """Export to the directory of a trial and an execution of a search."""
         self._leave()
         self.base_dir = self.root_dir / f"trial_{trial.trial}" / f"execution_{trial.execution}"
+        self._store = open_store(self.base_dir)
         self._trial = trial
 
     @property
     def exports(self) -> list[ExportRecord]:
-        """The records of all versions published so far, oldest first.
+        """The `ExportRecord`s of all versions published so far, oldest first.
 
-        Waits for versions that are still being written. After `fit` there are
-        none, unless it was left by an exception.
+        Waits for versions that are still being written. After `fit` all are written,
+        unless an exception ended it.
         """
         if self._pipeline is None:
             return list(self._earlier)
@@ -77,10 +79,10 @@ class ExportCallback(Keras3Callback):
         if self._pipeline is None:
             if self._is_copy and self._trial is None:
                 check_no_search()
-            directory = ExportDirectory(self.base_dir)
+            directory = ExportDirectory.over(self._store)
             self._pipeline = Pipeline(directory, self.model, self._options, self._trial)
         self._running.report_failures()
-        # A model that the first batch builds is prepared after it.
+        # If the first batch builds the model, `_prepare` follows after that batch.
         self._batches = 0
         if self.model.built or (
             self._options.endpoints is standard_endpoints and not has_call(self.model)
@@ -91,8 +93,8 @@ class ExportCallback(Keras3Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._epoch is None:
-            # Again: a callback after this one may have restored an earlier run,
-            # as `BackupAndRestore` does when training begins.
+            # Start again, because a callback after this one may have restored an earlier
+            # run in `on_train_begin`, as `BackupAndRestore` does.
             self._start(self._moment(logs))
         self._epoch = epoch
         self._held = None
@@ -104,10 +106,10 @@ class ExportCallback(Keras3Callback):
                 self._prepare()
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Validation begins: hold what it runs on, until the epoch ends.
+        """Hold the weights that validation runs on, until the epoch ends.
 
-        Every `on_test_begin` has run, whatever the order of the callbacks. One
-        may have put in other weights, and takes them out when validation ends.
+        Every callback's `on_test_begin` has run by now, in any order. A callback may have
+        put in other weights there, and may take them out when validation ends.
         """
         if self._epoch is None or self._held is not None or not self._may_want_validated():
             return
@@ -125,7 +127,7 @@ class ExportCallback(Keras3Callback):
         self._running.finish()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: options and records, neither model nor threads."""
+        """Return what a copy keeps: the options and records, but no model and no threads."""
         state = self.__dict__.copy()
         state.update(
             _earlier=self.exports,
@@ -146,7 +148,7 @@ class ExportCallback(Keras3Callback):
         return self._pipeline
 
     def _prepare(self) -> None:
-        """Once in each training: find what is wrong with the endpoints."""
+        """Trace the endpoints once in each training, so that their errors show early."""
         if self._batches is not None:
             self._running.prepare()
             self._batches = None
@@ -161,8 +163,8 @@ class ExportCallback(Keras3Callback):
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        # A training that is resumed may repeat all that came after its checkpoint;
-        # one that starts anew, what came before it had one.
+        # A resumed training may repeat any version after its checkpoint. A training that
+        # starts anew may repeat the newest one, if it was killed before a checkpoint.
         unless: Unless = "any" if self._is_resumed else "newest"
         self._running.submit(moment, Why(reason, objective, is_wanted, unless), self._held)
 
@@ -171,18 +173,18 @@ class ExportCallback(Keras3Callback):
         self._begin(moment)
 
     def _leave(self) -> None:
-        """Be done with the pipeline, and tell what failed since it last did."""
+        """Finish the pipeline, which reports its last failures."""
         if self._pipeline is not None:
             self._earlier, pipeline, self._pipeline = self.exports, self._pipeline, None
             pipeline.finish()
 
     def _begin(self, moment: Moment) -> None:
-        """Training starts; may come twice."""
+        """Called when training starts, sometimes twice."""
 
     def _may_want_validated(self) -> bool:
-        """Whether what validation runs on may be exported at the end of this epoch."""
+        """Return whether this epoch may end with an export of the weights that were validated."""
         raise NotImplementedError
 
     def _consider(self, moment: Moment) -> None:
-        """Export if it is time to; what was held, where the metrics are of that."""
+        """Export if it is time. If weights were held for validation, they are exported."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""`ExportEveryN`: every n epochs, steps or seconds."""
+"""`ExportEveryN`, which exports every n epochs, steps or seconds."""
 
 from __future__ import annotations
 
@@ -18,36 +18,46 @@ from .base import ExportCallback
 class ExportEveryN(ExportCallback):
     """Publish a servable version every n epochs, steps or seconds of `model.fit`.
 
-    A version holds an inference endpoint, a training-mode endpoint and the
-    optimizer's variables, unless `endpoints` says otherwise. Training waits only
-    while the variables are read; the version is written in the background.
+    A version holds an inference endpoint, a training endpoint and the optimizer's
+    variables, unless you pass other `endpoints`. Training waits while the endpoints are
+    traced at its start, and then only while the variables are read. The version is
+    written in the background.
 
     Args:
-        base_dir: the directory of the versions, that a model server polls.
-        n: how many units from one export to the next.
-        unit: ``"epoch"``: after epochs n, 2n, … of each fit, as Keras counts
-            them; ``"batch"``: at the first callback at or after every n-th
-            optimizer step, over all fits, whatever `steps_per_execution` is;
-            ``"second"``: at the first end of a batch or epoch n seconds or more
-            after the last export, be it in an earlier fit, or after the first start.
-        endpoints: function ``(archive, model)`` that registers what to export.
-        keep: which versions to keep after each export: None for all, an int for
-            that many of the newest, or policies combined with ``|``.
-        log_dir: TensorBoard's directory; events go to
-            ``<log_dir>/exports/<name of base_dir>``. None writes none.
-        background: False writes on the training thread.
-        on_error: ``"raise"`` raises a failed export at the next hook, at the
-            latest at the end of training; ``"warn"`` warns and keeps training.
-            What is wrong with an endpoint is raised when training begins.
-        sample_inputs: a batch of model inputs, as the model takes them. Before a
-            version is published, it is loaded in another process, as a model
-            server does, and must compute of them what the model does.
-        on_export: called with the `ExportRecord` of each version after it is
-            published, on the thread that published it.
-        verbose: 1 prints one line per export; 0 prints nothing.
+        base_dir: String or `PathLike`. The directory for the versions, which a model
+            server polls.
+        n: The number of epochs, steps or seconds from one export to the next. A
+            positive int, or with the unit ``"second"`` any positive number.
+        unit: ``"epoch"`` exports after the epochs n, 2n, … of each `fit`, as Keras
+            counts them. ``"batch"`` exports after every n-th optimizer step, counted
+            over all calls of `fit`. If `steps_per_execution` is larger than 1, the
+            export happens in the first hook at or after that step. ``"second"``
+            exports at the first end of a batch or epoch that is at least n seconds
+            after the last export, or after the start of the first `fit`.
+        endpoints: Function ``(archive, model)`` that registers what to export. The
+            default is `standard_endpoints`.
+        keep: Which versions to keep after each export. None keeps all, and an int
+            keeps that many of the newest. Retention policies, such as `KeepLatest`
+            and `KeepBest`, can be combined with ``|``.
+        log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
+            ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
+        background: Bool. With False, versions are written and published on the
+            training thread.
+        on_error: What to do about a failed export. ``"raise"`` raises its error in the
+            next hook, at the latest when training ends. ``"warn"`` issues a warning,
+            and training goes on. If an endpoint cannot be traced when training
+            begins, that is always an error.
+        sample_inputs: A batch of model inputs, as the model takes them. With it, each
+            version is tested before it is published: another process loads it, as a
+            model server does, and its outputs are compared with the model's outputs. If
+            they differ by more than rounding, the version is not published.
+        on_export: Function that is called with the `ExportRecord` of each version
+            after it is published. It runs on the thread that published the version.
+        verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
 
     Raises:
-        ExportError: an argument cannot be used, or `base_dir` cannot be written to.
+        ExportError: If an argument cannot be used, or if `base_dir` cannot be written
+            to.
 
     Example:
 
@@ -97,10 +107,10 @@ class ExportEveryN(ExportCallback):
 
     @property
     def on_train_batch_end(self) -> Callable[..., None]:
-        """The hook at the end of a batch, Keras's own empty one unless it is needed.
+        """The hook at the end of a batch. With the unit ``"epoch"`` it is Keras's empty hook.
 
-        Keras turns every batch's logs into numbers, which waits for the device,
-        as soon as some callback has a batch hook.
+        If any callback has a batch hook of its own, Keras turns the logs of every batch
+        into numbers, and waits for the device.
         """
         empty: Callable[..., None] = super().on_train_batch_end
         return empty if self._trigger.unit == "epoch" else self._batch_end
@@ -112,13 +122,13 @@ class ExportEveryN(ExportCallback):
             self._running.fail(
                 ExportError(
                     "Batches are counted by `model.optimizer.iterations`, which training has left "
-                    f"at {step}, so nothing was exported. Let `train_step` apply gradients by "
-                    "`self.optimizer`, or export by 'epoch' or 'second'."
+                    f"at {step}, so nothing was exported. Apply gradients with `self.optimizer` in "
+                    "`train_step`, or write unit='epoch' or unit='second'."
                 )
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_last": None}  # Elsewhere the clock is another.
+        return super().__getstate__() | {"_last": None}  # Another process has another clock.
 
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._has_run = True
@@ -131,7 +141,7 @@ class ExportEveryN(ExportCallback):
             self._last = moment
 
     def _may_want_validated(self) -> bool:
-        # Validation takes seconds, but neither epochs nor optimizer steps.
+        # Only seconds pass during validation, and no epochs or optimizer steps.
         return self._trigger.unit == "second" or self._is_due(self._moment(None))
 
     def _is_due(self, moment: Moment) -> bool:

@@ -1,4 +1,4 @@
-"""`ExportOnImprove`: when a metric is better than it ever was."""
+"""`ExportOnImprove`, which exports when a metric is better than in every earlier version."""
 
 from __future__ import annotations
 
@@ -23,41 +23,49 @@ from .base import ExportCallback
 
 
 class ExportOnImprove(ExportCallback):
-    """Publish a servable version whenever a metric is better than it ever was.
+    """Publish a servable version when a metric beats every version in `base_dir`.
 
-    "Ever" means in this base directory: the best value is read from the versions
-    in it, so that training that is started again never publishes a worse one. It
-    advances only when a version is published; one still being written counts
-    until it fails.
+    Versions of earlier runs count, too. A training that is started again never
+    publishes a worse version. If no epoch beats the earlier versions, `last_export` is
+    None. Use a new directory or a `baseline` for a new experiment. A version that is
+    still being written counts until it fails.
 
     Args:
-        base_dir: the directory of the versions, that a model server polls.
-        monitor: the metric's name in the logs. An epoch without it, or with a value
-            that is no finite number, exports nothing.
-        mode: ``"min"``, ``"max"``, or ``"auto"`` for the direction that Keras
-            gives the metric; one that Keras does not know is an error.
-        min_delta: by how much more than this the metric must be better.
-        baseline: what to improve on first, instead of the best in `base_dir`:
-            with it, a version worse than one from an earlier training may follow.
-        endpoints: function ``(archive, model)`` that registers what to export.
-        keep: which versions to keep after each export: None for all, an int for
-            that many of the newest, or policies combined with ``|``.
-        log_dir: TensorBoard's directory; events go to
-            ``<log_dir>/exports/<name of base_dir>``. None writes none.
-        background: False writes on the training thread.
-        on_error: ``"raise"`` raises a failed export at the next hook, at the
-            latest at the end of training; ``"warn"`` warns and keeps training.
-            What is wrong with an endpoint is raised when training begins.
-        sample_inputs: a batch of model inputs, as the model takes them. Before a
-            version is published, it is loaded in another process, as a model
-            server does, and must compute of them what the model does.
-        on_export: called with the `ExportRecord` of each version after it is
-            published, on the thread that published it.
-        verbose: 1 prints one line per export; 0 prints nothing.
+        base_dir: String or `PathLike`. The directory for the versions, which a model
+            server polls.
+        monitor: String. The metric's name in the logs. If the metric is missing in an
+            epoch, or is not a finite number, that epoch exports nothing.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+            ``"auto"`` takes the direction that Keras gives the metric. If Keras gives
+            none, that is an error.
+        min_delta: Float. The metric must be better by more than this.
+        baseline: Float. The value that the first export must beat, instead of the best
+            value in `base_dir`. A version may then be worse than a version of an
+            earlier training.
+        endpoints: Function ``(archive, model)`` that registers what to export. The
+            default is `standard_endpoints`.
+        keep: Which versions to keep after each export. None keeps all, and an int
+            keeps that many of the newest. Retention policies, such as `KeepLatest`
+            and `KeepBest`, can be combined with ``|``.
+        log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
+            ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
+        background: Bool. With False, versions are written and published on the
+            training thread.
+        on_error: What to do about a failed export. ``"raise"`` raises its error in the
+            next hook, at the latest when training ends. ``"warn"`` issues a warning,
+            and training goes on. If an endpoint cannot be traced when training
+            begins, that is always an error.
+        sample_inputs: A batch of model inputs, as the model takes them. With it, each
+            version is tested before it is published: another process loads it, as a
+            model server does, and its outputs are compared with the model's outputs. If
+            they differ by more than rounding, the version is not published.
+        on_export: Function that is called with the `ExportRecord` of each version
+            after it is published. It runs on the thread that published the version.
+        verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
 
     Raises:
-        ExportError: an argument cannot be used, or `base_dir` cannot be written
-            to; at the end of training, the metric was never a finite number.
+        ExportError: If an argument cannot be used, or if `base_dir` cannot be written
+            to. When training ends, if the metric was never a finite number.
 
     Example:
 
@@ -119,7 +127,7 @@ class ExportOnImprove(ExportCallback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         super().on_train_end(logs)
         seen = self._sightings
-        # In a later fit it may be left out on purpose, but not be NaN throughout.
+        # A later fit may leave the metric out on purpose. NaN in all of its epochs is an error.
         is_told_before = self._was_measured and seen.is_missing
         if seen.epochs and not seen.is_measured and not is_told_before:
             self._running.fail(ExportError(f"Nothing was exported. {seen}"))
@@ -137,7 +145,7 @@ class ExportOnImprove(ExportCallback):
         super().on_epoch_end(epoch, logs)
 
     def _tell_if_missing(self, epoch: int) -> None:
-        """Warn in the first epoch without the metric, rather than only when training is over."""
+        """Warn in the first epoch without the metric, and not only when training is over."""
         seen = self._sightings
         is_missing = seen.is_missing and not self._was_measured
         if self._was_told or not (is_missing or seen.is_no_number):
@@ -148,7 +156,7 @@ class ExportOnImprove(ExportCallback):
         warnings.warn(f"Nothing can be exported in this epoch. {seen}", stacklevel=3)
 
     def _may_want_validated(self) -> bool:
-        return self.monitor.startswith("val_")  # Others are measured while training goes on.
+        return self.monitor.startswith("val_")  # Other metrics are measured during training.
 
     def _consider(self, moment: Moment) -> None:
         if self.monitor not in moment.metrics:
@@ -158,15 +166,15 @@ class ExportOnImprove(ExportCallback):
             return
 
         def still_improves() -> bool:
-            """Another process may have published something better while this was written."""
+            """Compare again: another process may have published a better version by now."""
             best = self._running.published_best(trigger.objective)
             return self._baseline is not None or trigger.is_due(moment, best)
 
         if self._held is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(
                 f"{self.monitor!r} was not measured by the validation of `fit`, and the optimizer "
-                "averages weights. The current weights are exported, which may not be those that "
-                "were measured.",
+                "averages weights. The current weights are exported. They may differ from the "
+                "weights that were measured.",
                 stacklevel=2,
             )
         self._export(moment, trigger.reason, trigger.objective, still_improves)

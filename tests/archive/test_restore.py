@@ -107,7 +107,7 @@ def test_a_version_without_the_optimizer_does_not_fit_a_compiled_model() -> None
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("base/9", "no version at .*/base/9'. Its directory holds 1"),
+        ("base/9", "no version at .*/base/9'. Its parent directory holds 1"),
         ("base", "'.*base' is a base directory.*such as '.*base/1'"),
     ],
 )
@@ -151,7 +151,11 @@ def test_a_damaged_index_is_refused(version: Path) -> None:
     [
         ("path", 5, r"'index.variables' is|variables\.json"),
         ("key", "no/such/key", "cannot be restored"),
-        ("key", "variables/1/.ATTRIBUTES/VARIABLE_VALUE", "it says that .* and holds"),
+        (
+            "key",
+            "variables/1/.ATTRIBUTES/VARIABLE_VALUE",
+            "its index says that .* but its checkpoint holds",
+        ),
     ],
 )
 def test_an_index_that_lies_is_refused_and_nothing_is_assigned(

@@ -1,1 +1,1 @@
-"""What several tests use: models, data, other processes, TensorFlow's C library."""
+"""Helpers of several tests: models, data, other processes, TensorFlow's C library."""

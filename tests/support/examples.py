@@ -1,4 +1,4 @@
-"""Models as Keras's own examples build and train them, small."""
+"""Small models that are built and trained as in Keras's own examples."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _RANDOM = np.random.default_rng(11)
 
 @dataclass(frozen=True)
 class Example:
-    """A compiled model with what it is trained on.
+    """A compiled model, with the data that it is trained on.
 
     Attributes:
-        model: compiled.
+        model: The compiled model.
         x: 8 rows of inputs.
-        y: their labels; None if the model's `train_step` needs none.
-        endpoints: what to export of it.
-        sample: inputs of the endpoints.
+        y: 8 rows of labels, or None if the model's `train_step` needs none.
+        endpoints: Function ``(archive, model)`` that registers what to export.
+        sample: Inputs of the endpoints. None if they take `x`.
     """
 
     model: Any
@@ -57,7 +57,7 @@ def compiled(model: Any, loss: Any = "mse", **options: Any) -> Any:
 
 
 def two_towers() -> Example:
-    """Queries and candidates, embedded and multiplied."""
+    """A model that embeds queries and candidates, and multiplies them."""
 
     class TwoTowers(keras.Model):
         def __init__(self) -> None:
@@ -180,7 +180,7 @@ def several_tasks() -> Example:
 
 
 def features() -> Example:
-    """Raw columns in: the preprocessing is part of what is served."""
+    """A model that takes raw columns. The preprocessing is part of what is served."""
     x = {"age": numbers(1), "city": tf.constant([["a"], ["b"]] * 4)}
     space = keras.utils.FeatureSpace(
         features={
@@ -213,7 +213,7 @@ def quantised() -> Example:
 
 
 def speech() -> Example:
-    """Frames in, characters out, of another length."""
+    """A model that takes frames and returns characters, of another length."""
     frames = keras.Input((None, 5), name="frames")
     hidden = layers.Bidirectional(layers.LSTM(4, return_sequences=True, dropout=0.1))(frames)
     model = keras.Model(frames, layers.Dense(4, activation="softmax")(hidden))
@@ -226,7 +226,7 @@ def speech() -> Example:
 
 
 def half_precision_tagger() -> Example:
-    """The classes of half-precision logits."""
+    """A model that returns the classes of half-precision logits."""
 
     class Tagger(keras.Model):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A training process that the kill tests kill, and how it is told to die by itself."""
+"""The training process that the kill tests kill. It can also kill itself at a given step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEPS: dict[str, tuple[Any, str]] = {
 
 
 class Falling(keras.callbacks.Callback):
-    """A metric that rises and falls, so that only some epochs improve on it."""
+    """A callback that adds a metric which rises and falls, so that only some epochs improve."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         assert logs is not None
@@ -43,12 +43,13 @@ class Falling(keras.callbacks.Callback):
 
 
 def train(base_dir: str, epochs: int = 10_000, die: tuple[str, bool, int] | None = None) -> None:
-    """Export after every batch, and on improvement, until killed or done.
+    """Export after every batch and on improvement, until the process is killed or done.
 
     Args:
-        base_dir: ``base_dir/every`` and ``base_dir/best`` get the versions.
-        epochs: of two batches each.
-        die: a step, whether before or after it, and the how-manieth time.
+        base_dir: String. The versions go to ``base_dir/every`` and ``base_dir/best``.
+        epochs: Int. The number of epochs. Each has two batches.
+        die: When the process kills itself, or None: the name of a step in `STEPS`, True
+            for before or False for after the step, and at which call of the step.
     """
     if die is not None:
         _die_at(*die)

@@ -1,4 +1,4 @@
-"""One model of each kind that people serve, with a batch for it."""
+"""A model of each kind that people serve, with a batch of inputs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class Kind:
     """A kind of model.
 
     Attributes:
-        build: makes a model and a batch of 7 of its inputs.
-        rounding: by how much its outputs may differ in an artifact. A graph is
-            compiled: operations are fused, which rounds in another way than the
-            model does when it is called.
-        unread: what other programs than TensorFlow make of it if not the same,
-            by program.
+        build: Function that returns a model and a batch of 7 inputs.
+        rounding: Float. How much the outputs of an artifact may differ. Operations are
+            fused in a compiled graph, and round otherwise than in a call of the model.
+        unread: Dict of programs other than TensorFlow that do not compute the same, to
+            the reason.
     """
 
     build: Callable[[], tuple[Any, Any]]
@@ -39,7 +38,7 @@ def numbers(*shape: int) -> Any:
 
 
 def trained(model: Any, inputs: Any) -> tuple[Any, Any]:
-    """After some training, so that no weight is what it was made as."""
+    """Train a model a little, so that no weight has its initial value."""
     model.compile("adam", "mse")
     outputs = tf.nest.map_structure(lambda item: np.ones(item.shape, "float32"), model(inputs))
     model.fit(inputs, outputs, epochs=2, verbose=0)
@@ -64,7 +63,7 @@ def convolutional() -> tuple[Any, Any]:
 
 def recurrent(layer: Any) -> Callable[[], tuple[Any, Any]]:
     def build() -> tuple[Any, Any]:
-        """The time axis is free."""
+        """Build a model whose time axis is free."""
         model = keras.Sequential([keras.Input((None, 4)), layer(5), layers.Dense(2)])
         return trained(model, numbers(6, 4))
 
@@ -81,7 +80,7 @@ def transformer() -> tuple[Any, Any]:
 
 
 def several() -> tuple[Any, Any]:
-    """Inputs and outputs by names that are not in the order of the alphabet."""
+    """Build a model whose inputs and outputs are not in alphabetical order."""
     inputs = {name: keras.Input((3,), name=name) for name in ("z", "a", "m")}
     difference = ops.subtract(inputs["z"], 2 * inputs["a"])
     outputs = {"y": layers.Dense(2)(difference), "b": layers.Dense(1)(inputs["m"])}
@@ -89,7 +88,7 @@ def several() -> tuple[Any, Any]:
 
 
 class Optional(keras.Model):
-    """Takes a second input that may be left out."""
+    """A model with a second input that may be left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +123,7 @@ def looked_up() -> tuple[Any, Any]:
 
 
 def nested() -> tuple[Any, Any]:
-    """One model twice inside another, with a layer that both use."""
+    """Build a model that calls an inner model twice, and shares a layer with it."""
     shared = layers.Dense(4, activation="tanh")
     inner = keras.Sequential([keras.Input((4,)), shared, layers.Dense(4)])
     inputs = keras.Input((4,))

@@ -1,4 +1,4 @@
-"""Loading versions in a process that never imports Python's TensorFlow."""
+"""Load versions in a process that never imports TensorFlow's Python package."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ IS_OLD_KERAS = keras.__version__.startswith("3.8.")
 
 
 def data(rows: int = 32, seed: int = 0) -> tuple[Any, Any]:
-    """Features of shape (rows, 4) and labels of shape (rows,)."""
+    """Return features of shape (rows, 4) and labels of shape (rows,)."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(rows, FEATURES)).astype("float32")
     return x, (np.abs(x).sum(axis=1) * 1.3).astype("int64") % CLASSES
 
 
 def classifier(optimizer: Any = "adam", compiled: bool = True, **compile_options: Any) -> Any:
-    """A dense classifier with batch normalization and dropout, seeded."""
+    """Return a seeded dense classifier with batch normalization and dropout."""
     keras.utils.set_random_seed(7)
     model = keras.Sequential(
         [
@@ -40,21 +40,21 @@ def classifier(optimizer: Any = "adam", compiled: bool = True, **compile_options
 
 
 def state(model: Any) -> list[Any]:
-    """Every number of a model and its optimizer, as arrays."""
+    """Return the values of all variables of a model and its optimizer, as arrays."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.variables, *(optimizer.variables if optimizer else ())]
     return [variable.numpy() for variable in variables]
 
 
 def assert_equal_state(one: list[Any], other: list[Any]) -> None:
-    """Bit for bit."""
+    """Assert that two results of `state` are equal, bit for bit."""
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 class Logs(keras.callbacks.Callback):
-    """Put given values into the logs of each epoch, as a metric of one's own."""
+    """A callback that puts given values into the logs of each epoch, as a metric would."""
 
     def __init__(self, name: str, values: list[float | None]) -> None:
         super().__init__()

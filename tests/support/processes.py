@@ -1,4 +1,4 @@
-"""Other processes, for what must hold outside the one that exported."""
+"""Run code in other processes, to test what must hold outside the exporting process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_export_callbacks.archive.parity.c_library import run_apart
 
 
 def run_python(script: str, *args: str, **environment: str) -> str:
-    """What a fresh interpreter prints when it runs `script`, which must succeed."""
+    """Run a script in a fresh interpreter, which must succeed, and return what it prints."""
     ran = subprocess.run(
         [sys.executable, "-c", script, *args],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
@@ -60,13 +60,13 @@ def run_together(script: str, *arguments: list[str]) -> list[str]:
 
 
 def run_in_c(path: Path, signature: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The outputs of a signature, from TensorFlow's C library in a process of its own."""
+    """Return the outputs of a signature, from TensorFlow's C library in another process."""
     (outputs,) = run_apart(str(path), [(signature, inputs)])
     return outputs
 
 
 def free_port() -> int:
-    """A port on this machine that nobody listens on."""
+    """Return a port on this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

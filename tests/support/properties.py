@@ -1,4 +1,4 @@
-"""What property tests share."""
+"""Settings of the property tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that one process begins and another goes on with, for every kind of state.
+"""Trainings that one process begins and another process resumes, for every kind of state.
 
 Each case is trained for two steps, exported or restored, and trained for two more.
 """
@@ -24,7 +24,7 @@ LAYERS = keras.layers
 
 
 def _classes(module: Any, base: type) -> dict[str, type]:
-    """The classes below `base`, each once, by name."""
+    """Return each subclass of `base` in a module once, by name."""
     found = {
         getattr(module, name): name
         for name in dir(module)
@@ -40,7 +40,7 @@ def _multi(**options: Any) -> Any:
 
 
 def _makers() -> dict[str, Callable[..., Any]]:
-    """How to make every optimizer that trains by itself."""
+    """Return functions that make the optimizers which train without another one, by name."""
     makers: dict[str, Callable[..., Any]] = _classes(OPTIMIZERS, OPTIMIZERS.Optimizer)
     del makers["Optimizer"], makers["LossScaleOptimizer"]
     makers["SGD"] = partial(OPTIMIZERS.SGD, momentum=0.9)
@@ -130,7 +130,7 @@ _SHAPES = {
 
 
 class SelfAttention(keras.Layer):
-    """An attention layer that attends to its one input."""
+    """A layer that applies an attention layer to its only input."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def _self_attention(kind: type, **arguments: Any) -> Any:
 
 
 def _random_layers() -> dict[str, Callable[[], Any]]:
-    """A model for each layer that takes a seed, but for recurrent ones."""
+    """Return a model for each layer that takes a seed, except for recurrent layers."""
     cases: dict[str, Callable[[], Any]] = {}
     for name, kind in _classes(LAYERS, LAYERS.Layer).items():
         takes = inspect.signature(kind).parameters
@@ -212,7 +212,7 @@ CASES: dict[str, Callable[[], Any]] = {
 
 
 def _train(model: Any, seed: int, callback: Any = None) -> None:
-    """Two steps in one epoch; with a callback it ends with a validation."""
+    """Train for two steps in one epoch. With a callback, validate at its end."""
     random = np.random.default_rng(seed)
     x = random.uniform(size=(8, *model.input_shape[1:])).astype("float32")
     y = random.normal(size=(8, 2)).astype("float32")
@@ -223,14 +223,14 @@ def _train(model: Any, seed: int, callback: Any = None) -> None:
 
 
 def _only_variables(archive: ExportArchive, model: Any) -> None:
-    """Export the state without what takes long to trace: what is served matters elsewhere."""
+    """Register the variables, and an endpoint that is quick to trace and serves nothing."""
     archive.track(model)
     archive.add_endpoint("serve", lambda x: x, [keras.InputSpec(shape=(None,), dtype="float32")])
     archive.add_variable_collection("optimizer_variables", model.optimizer.variables)
 
 
 def begin(name: str) -> None:
-    """Train a case, export it, and save what it becomes when it goes on."""
+    """Train a case, export it, train on, and save the final state."""
     keras.utils.set_random_seed(1)
     model = CASES[name]()
     options = {"endpoints": _only_variables, "log_dir": None, "background": False}
@@ -245,7 +245,7 @@ def begin(name: str) -> None:
 
 
 def resume(name: str) -> str:
-    """Go on from the export of a case; tell what became of it."""
+    """Restore the export of a case and train on. Return which variables differ at the end."""
     keras.utils.set_random_seed(2)
     model = CASES[name]()
     restore(model, f"exports/{name}/1")

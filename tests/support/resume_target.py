@@ -1,4 +1,4 @@
-"""A training process that is killed, and goes on from Keras's backup."""
+"""A training process that is killed, and resumes from Keras's backup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPOCHS = 5
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends the process, as the system would, at the first `hook` of an epoch."""
+    """A callback that kills the process at the first `hook` of an epoch, as the system would."""
 
     def __init__(self, epoch: int, hook: str) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Kill(keras.callbacks.Callback):
 
 
 def a_model() -> Any:
-    """A classifier without dropout, whose seed state `BackupAndRestore` leaves out."""
+    """Return a classifier without dropout, because `BackupAndRestore` saves no seeds."""
     keras.utils.set_random_seed(7)
     hidden = keras.layers.Dense(8, activation="relu")
     model = keras.Sequential([keras.Input((FEATURES,)), hidden, keras.layers.Dense(CLASSES)])
@@ -48,7 +48,7 @@ def a_model() -> Any:
 
 
 def train(base: str, epoch: int = -1, hook: str = "") -> None:
-    """Train with exports before the backup, killed between the two or in an epoch."""
+    """Train with exports before each backup. Kill the process between the two, or in an epoch."""
     model = a_model()
     options: dict[str, Any] = {"log_dir": None, "background": False}
     callbacks = [

@@ -1,4 +1,4 @@
-"""KerasTuner searches on real digits, small ones."""
+"""Small KerasTuner searches on real images of digits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_search(hypermodel: Any, **options: Any) -> Any:
 
 
 def exported(base: str = "trials") -> dict[tuple[str, str], list[Any]]:
-    """The records of every trial and execution, all of which verify."""
+    """Return the records of every trial and execution, and assert that all versions verify."""
     found = {}
     for execution in sorted(Path(base).glob("trial_*/execution_*")):
         directory = ExportDirectory(execution)

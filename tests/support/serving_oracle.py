@@ -1,9 +1,9 @@
-"""Which versions a model server would find now: TensorFlow Serving's discovery, in Python.
+"""TensorFlow Serving's discovery in Python: which versions would a model server find now?
 
-Rules of ``FileSystemStoragePathSource``
-(``tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc``): the
-children of the base directory are listed, and each whose name is an int64 is a version
-from that moment on, whether it is a directory or a file, and whatever is in it.
+The rules are those of ``FileSystemStoragePathSource``
+(``tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc``). It lists
+the children of the base directory. Every child whose name is an int64 is a version from
+that moment on, whether it is a directory or a file, and whatever it contains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def version_number(name: str) -> int | None:
-    """The number a server reads from the name of a child, or None if it ignores the child."""
+    """Return the version that a server reads from a child's name, or None if it ignores it."""
     match = _NUMBER.fullmatch(name)
     if match is None or (number := int(match[1])) not in _INT64:
         return None
@@ -27,7 +27,7 @@ def version_number(name: str) -> int | None:
 
 
 def discovered(base_dir: Path) -> list[Path]:
-    """All that a server that lists `base_dir` now would load; the newest version last."""
+    """Return what a server would load if it listed `base_dir` now, the newest version last."""
     try:
         names = os.listdir(base_dir)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A model around each layer of Keras that holds state, and around layers of one's own."""
+"""A model around each layer of Keras that holds state, and around custom layers."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def _model(layers: Sequence[Any], shape: Any, batch: int | None = None, dtype: A
 
 
 def _of(make: Callable[[], Any], *shape: int, batch: int | None = None) -> Callable[[int], Any]:
-    """A model of a layer that is built the same each time, with weights of its own."""
+    """Return a builder of models with one layer. The models differ only in their weights."""
     return lambda seed: _model([make()], shape, batch)
 
 
 def _adapted(make: Callable[[], Any], *data: Any, dtype: str) -> Callable[[int], Any]:
-    """A model of a layer that is adapted to data which depends on the seed."""
+    """Return a builder of models with one layer, adapted to data that depends on the seed."""
 
     def build(seed: int) -> Any:
         layer = make()
@@ -68,7 +68,7 @@ def _adapted(make: Callable[[], Any], *data: Any, dtype: str) -> Callable[[int],
 
 
 def _bound_to(make: Callable[[Any], Any], *data: Any, dtype: str) -> Callable[[int], Any]:
-    """A model of a layer that is made with data which depends on the seed."""
+    """Return a builder of models with one layer, made from data that depends on the seed."""
     return lambda seed: _model([make(data[seed])], (1,), dtype=dtype)
 
 
@@ -101,7 +101,7 @@ def _feature_space(seed: int) -> Any:
 
 
 class Derived(keras.Layer):
-    """Computes half of its variable when it is built or loaded, in a way of its own."""
+    """A layer that computes half of its variable when it is built, and by `update`."""
 
     def build(self, shape: Any) -> None:
         self.scale = self.add_weight(shape=(), initializer="ones", trainable=False)
@@ -115,14 +115,14 @@ class Derived(keras.Layer):
 
 
 class Finalized(Derived):
-    """Has Keras's name for that way."""
+    """A layer that calls `update` in `finalize_state`, as Keras's own layers do."""
 
     def finalize_state(self) -> None:
         self.update()
 
 
 class Loaded(Derived):
-    """Does it when its variables are loaded."""
+    """A layer that calls `update` when its variables are loaded."""
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
@@ -130,7 +130,7 @@ class Loaded(Derived):
 
 
 class SavedAndLoaded(Loaded):
-    """Writes its variable under a name of its own."""
+    """A layer that saves its variable under a name of its own."""
 
     def save_own_variables(self, store: Any) -> None:
         store["scale"] = self.scale.numpy()
@@ -141,7 +141,7 @@ class SavedAndLoaded(Loaded):
 
 
 class Keeping(keras.Layer):
-    """Keeps `tf.Variable`s, in itself, in a dict, and in a module, a generator, and tables."""
+    """A layer that keeps `tf.Variable`s in several places, a random generator, and tables."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Keeping(keras.Layer):
 
 
 class SavesMore(keras.Layer):
-    """Saves what is no variable."""
+    """A layer that saves a value that is not a variable."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class SavesMore(keras.Layer):
 
 
 class SavesFiles(keras.Layer):
-    """Saves a file."""
+    """A layer that saves a file."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ def _inputs(model: Any) -> Any:
 
 
 def _change(model: Any) -> None:
-    """Give every variable a value that it does not get by itself, but for those of an `adapt`."""
+    """Give every variable another value than its initial one, except those that `adapt` set."""
     random = np.random.default_rng(3)
     for variable in model.variables:
         if tf.as_dtype(variable.dtype).is_floating and variable.name not in ("mean", "variance"):
@@ -338,7 +338,7 @@ def _outputs(model: Any) -> Any:
 
 
 def begin(name: str) -> None:
-    """Export a model, and save what it computes."""
+    """Export a model, and save its outputs."""
     keras.utils.set_random_seed(1)
     if name == "TFSMLayer":
         _model([LAYERS.Dense(2)], (3,)).export("inner", verbose=False)
@@ -353,7 +353,7 @@ def begin(name: str) -> None:
 
 
 def resume(name: str) -> tuple[bool, list[str]]:
-    """Restore another model; whether it computes the same, and what it was warned of."""
+    """Restore another model. Return whether its outputs are the same, and the warnings."""
     keras.utils.set_random_seed(2)
     model = CASES[name](1)
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""Versions as the engine publishes them, made by hand: no TensorFlow needed."""
+"""Write versions by hand as the engine publishes them, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = MappingProxyType(
 
 
 def a_record(version: int = 1, **fields: Any) -> ExportRecord:
-    """A record that might be of version `version`, but for the given fields."""
+    """Return a plausible record of version `version`, with some fields replaced."""
     record = ExportRecord(
         path=Path("base", str(version)),
         version=version,
@@ -63,7 +63,7 @@ def a_record(version: int = 1, **fields: Any) -> ExportRecord:
 
 
 def file_infos(files: Mapping[str, bytes]) -> dict[str, FileInfo]:
-    """What a manifest says of files with these contents."""
+    """Return what a manifest says about files with these contents."""
     return {
         name: FileInfo(len(content), hashlib.sha256(content).hexdigest())
         for name, content in files.items()
@@ -79,7 +79,7 @@ def write_files(directory: Path, files: Mapping[str, bytes] = FILES) -> None:
 
 
 def write_version(base_dir: Path, version: int, **fields: Any) -> Path:
-    """Put a version with a valid manifest into `base_dir` and return its directory."""
+    """Put a version with a valid manifest into `base_dir`, and return its directory."""
     path = base_dir / str(version)
     write_files(path)
     content = a_record(version, **fields).to_json().encode()
@@ -89,7 +89,7 @@ def write_version(base_dir: Path, version: int, **fields: Any) -> Path:
 
 
 def rewrite_manifest(version_dir: Path, **changes: Any) -> None:
-    """Put other values into a version's manifest, as another version of this library would."""
+    """Change values in a version's manifest, as another version of this library would."""
     content = json.loads((version_dir / MANIFEST).read_text()) | changes
     text = json.dumps(content).encode()
     (version_dir / MANIFEST).write_bytes(text)
@@ -97,7 +97,7 @@ def rewrite_manifest(version_dir: Path, **changes: Any) -> None:
 
 
 def tree(directory: Path) -> dict[str, bytes | str | None]:
-    """All that lies below `directory`: contents of files, targets of links, None for the rest."""
+    """Return everything below `directory`: contents of files, targets of links, else None."""
     return {
         path.relative_to(directory).as_posix(): (
             str(path.readlink())
@@ -111,7 +111,7 @@ def tree(directory: Path) -> dict[str, bytes | str | None]:
 
 
 def sign(version: Path, name: str, without: Sequence[str] = ()) -> None:
-    """Let the manifest say of a file what it is now, and nothing of those that are gone."""
+    """Update a file in the manifest to its contents now, and remove the files in `without`."""
     manifest = version / MANIFEST
     content = json.loads(manifest.read_text())
     content["files"][name] = vars(KnownFile.at(version / name).info)

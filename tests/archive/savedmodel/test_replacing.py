@@ -78,7 +78,7 @@ def test_what_is_no_saved_model_is_refused_and_left(occupy: Any) -> None:
     occupy()
     before = tree(Path()), sorted(os.listdir())
     archive, _ = adding(1.0)
-    with pytest.raises(ExportError, match="holds something that is no SavedModel"):
+    with pytest.raises(ExportError, match="holds something that is not a SavedModel"):
         archive.write_out("artifact", verbose=False)
     assert (tree(Path()), sorted(os.listdir())) == before
 

@@ -78,8 +78,8 @@ def test_what_the_model_has_no_place_for_is_named() -> None:
     with pytest.warns(UserWarning, match="Not everything") as warned:
         restore(model_of(Holding()), version)
     (message,) = (str(item.message) for item in warned)
-    assert re.search(r"layers/0/held/0 float32\[1\] has no such place in the model", message)
-    assert "the table layers/0/held/1/words has no such place in the model" in message
+    assert re.search(r"layers/0/held/0 float32\[1\] has no match in the model", message)
+    assert "the table layers/0/held/1/words has no match in the model" in message
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_the_model_has_another_kind_of_is_named(
     held: Callable[[], Any], live: Callable[[], Any]
 ) -> None:
     version = version_of(model_of(Holding(held())))
-    with pytest.warns(UserWarning, match=r"layers/0/held.* has no such place in the model"):
+    with pytest.warns(UserWarning, match=r"layers/0/held.* has no match in the model"):
         restore(model_of(Holding(live())), version)
 
 
@@ -120,7 +120,7 @@ def test_a_variable_of_any_shape_is_put_back() -> None:
 
 def test_what_the_version_lacks_is_named() -> None:
     version = version_of(model_of(Holding()))
-    with pytest.warns(UserWarning, match="layers/0/held is in the model, and not in the version"):
+    with pytest.warns(UserWarning, match="layers/0/held is in the model, but not in the version"):
         restore(model_of(Holding(tf.Variable(1.0))), version)
 
 
@@ -175,7 +175,7 @@ def test_a_version_written_before_is_restored_and_what_it_lacks_is_named() -> No
     with pytest.warns(UserWarning, match="Not everything") as warned:
         restore(live, version)
     (message,) = (str(item.message) for item in warned)
-    assert "layers/2/states/0 is in the model, and not in the version" in message
+    assert "layers/2/states/0 is in the model, but not in the version" in message
     assert "layer 'lookup' (layers/0) keeps its vocabulary, which the version lacks" in message
     for ours, theirs in zip(live.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -282,7 +282,7 @@ def test_a_removed_newest_number_is_not_given_out_again(url: str) -> None:
     commit(open_store(url))
     commit(open_store(url))
     open_store(url).remove(2)
-    assert open_store(url).versions() == [1]
+    assert sorted(open_store(url).versions()) == [1]
     assert commit(open_store(url)) == 3
     sweep(url)
     assert left(url) == []
@@ -376,7 +376,7 @@ def test_a_short_outage_costs_only_time(relay: Relay, url: str) -> None:
         mending.start()
 
     assert commit(store, finish=cut) == 2
-    assert store.versions() == [1, 2]
+    assert sorted(store.versions()) == [1, 2]
 
 
 def test_a_long_outage_is_told_and_publishes_nothing(
@@ -388,7 +388,7 @@ def test_a_long_outage_is_told_and_publishes_nothing(
     with pytest.raises(StorageError, match=rf"nobody answers at http://127.0.0.1:{relay.port}"):
         commit(store, finish=lambda version: relay.cut())
     relay.mend()
-    assert store.versions() == [1]
+    assert sorted(store.versions()) == [1]
     with patched(claims, LEASE=-1.0, STAGING_LEASE=-1.0):
         assert commit(open_store(url)) == 3
     sweep(url)

@@ -136,10 +136,10 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    real = directory_module.read_identified
+    real = directory_module.read_record
     monkeypatch.setattr(
         directory_module,
-        "read_identified",
+        "read_record",
         lambda files: read.append(files.root.name) or real(files),
     )
     first = base.records()
@@ -152,6 +152,39 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     assert read == ["1", "2", "3", "2"]
     assert base.prune(1) == [1, 2]
     assert [record.version for record in base.records()] == [3]
+
+
+def test_a_manifest_that_was_written_over_in_place_is_read_again(base: ExportDirectory) -> None:
+    path = BASE / "2" / MANIFEST
+    first = base.records()
+    content = path.read_text()
+    path.write_text(content.replace('"requested"', '"REQUESTED"'))  # As long as before.
+    assert [record.reason for record in base.records()] == ["requested", "REQUESTED", "requested"]
+    path.write_text("{")
+    for _ in range(2):
+        records, damage = base.survey()
+        assert [record.version for record in records] == [1, 3]
+        assert len(damage) == 1
+    path.write_text(content)
+    assert base.records() == first
+
+
+def test_versions_that_come_and_go_are_seen_by_one_who_knows_the_others(
+    base: ExportDirectory,
+) -> None:
+    assert base.versions() == [1, 2, 3]
+    (BASE / "2").rename("moved")
+    assert [record.version for record in base.records()] == [1, 3]
+    Path("moved").rename(BASE / "2")
+    write_version(BASE, 4)
+    assert [record.version for record in base.records()] == [1, 2, 3, 4]
+    (BASE / "2").rename("moved")
+    (BASE / "2").symlink_to(Path("moved").resolve())
+    assert base.versions() == [1, 3, 4]
+    assert [record.version for record in base.records()] == [1, 3, 4]
+    shutil.rmtree(BASE / "1")
+    (BASE / "1").mkdir()
+    assert base.versions() == [3, 4]
 
 
 # What a later version of this library has written.
