@@ -176,6 +176,23 @@ def test_an_outage_is_reported_once_and_training_goes_on(
     assert len(ExportDirectory(base).versions()) == 2
 
 
+def test_an_outage_while_the_best_is_looked_up_is_reported_and_training_goes_on(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(object_stores.s3().port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{relay.port}")
+
+    def on_epoch_end(epoch: int, logs: Any) -> None:
+        relay.cut()
+
+    callback = ExportOnImprove(base, "loss", log_dir=None, on_error="warn")
+    cutting = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    with patched(cloud, RETRY_SECONDS=0.3), pytest.warns(UserWarning, match="nobody answers"):
+        model = fit(cutting, callback, epochs=2)
+    assert model.optimizer.iterations == 2
+    assert callback.exports == []
+
+
 def test_a_wrong_bucket_is_told_before_the_first_step(base: str) -> None:
     for make in (ExportEveryN, lambda url: ExportOnImprove(url, "loss")):
         with pytest.raises(StorageError, match="There is no bucket 's3://nobucket'"):
