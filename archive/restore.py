@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -36,8 +37,9 @@ from .state.variable_index import (
     read_layers,
 )
 from .store.directory import ExportDirectory
+from .store.download import local_copy
 from .store.remote import VersionPath
-from .store.store import absolute_path
+from .store.store import absolute_path, open_store
 from .store.verify import version_problems
 
 _NO_OPTIMIZER = (
@@ -93,7 +95,14 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     """
     path = absolute_path(version_path)
     _check(model, path)
-    index, layers = read_index(path), read_layers(path)
+    with local_copy(path) as local:
+        _verify(path, local)
+        _restore(model, path, local)
+
+
+def _restore(model: keras.Model, path: VersionPath, local: Path) -> None:
+    """Restore the version at `path`, which `local` is, or is a copy of."""
+    index, layers = read_index(local), read_layers(local)
     optimizer = getattr(model, "optimizer", None)
     state = find_model_state([model], with_optimizer=optimizer is not None)
     match = _match(model, optimizer, index, state)
@@ -106,7 +115,7 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     if optimizer is not None:  # Matching may have built it.
         state = find_model_state([model], with_optimizer=True)
     others = apart_from(state.variables, (variable for variable, _ in match.pairs))
-    read = _reader(path)
+    read = _reader(local)
     assigns: list[Callable[[], Any]] = [
         partial(variable.assign, _converted(read(info), variable)) for variable, info in match.pairs
     ]
@@ -149,7 +158,7 @@ def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: Mode
     return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
 
 
-def _reader(path: VersionPath) -> Callable[..., Any]:
+def _reader(path: Path) -> Callable[..., Any]:
     """A function that reads a variable, and checks its dtype against the index.
 
     With `exact`, the function checks the shape as well.
@@ -293,7 +302,7 @@ def _warn(message: str, items: Sequence[str]) -> None:
     if items:
         more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
         listed = "\n  ".join([*items[:_LISTED], *more])
-        warnings.warn(f"{message}\n  {listed}", stacklevel=3)
+        warnings.warn(f"{message}\n  {listed}", stacklevel=4)
 
 
 def _check(model: keras.Model, path: VersionPath) -> None:
@@ -308,7 +317,7 @@ def _check(model: keras.Model, path: VersionPath) -> None:
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
             "Before `restore`, call it on a batch, or call `model.build(input_shape)`."
         )
-    if not path.is_dir():
+    if not open_store(path).exists():
         others = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
         raise VersionNotFoundError(
             f"There is no version at '{path}'. Its parent directory holds {others}."
@@ -318,7 +327,10 @@ def _check(model: keras.Model, path: VersionPath) -> None:
             f"'{path}' is a base directory, not a version. Pass one of its versions, such as "
             f"'{path / str(held[-1])}'."
         )
-    if problems := version_problems(path):
+
+
+def _verify(path: VersionPath, local: Path) -> None:
+    if problems := version_problems(local):
         raise DamagedVersionError(
             f"'{path}' cannot be restored: {'; '.join(problems)}. Expected a version "
             "directory as it was published, or a copy of one."

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from rich.cells import cell_len, set_cell_size
 from . import texts
 from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
 from .archive.store.directory import ExportDirectory
+from .archive.store.download import download as download_version
+from .archive.store.files import clear_errors
 from .archive.store.objective import Mode
+from .archive.store.paths import local_path
 from .archive.store.record import WARMUP, ExportRecord
 from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy
@@ -94,7 +98,7 @@ def _directory(ctx: click.Context, param: click.Parameter, value: str) -> Export
 
 def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
     directory = _directory(ctx, param, value)
-    if not directory.path.is_dir():
+    if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
     return directory
 
@@ -262,6 +266,18 @@ def rollback(base: ExportDirectory, version: int | None) -> None:
         ) from error
 
 
+@main.command()
+@_BASE
+@click.argument("version", type=int, shell_complete=_versions_there)
+@click.argument("to", type=click.Path())
+def download(base: ExportDirectory, version: int, to: str) -> None:
+    """Copy a VERSION in BASE to TO, a new or empty directory, and compare it byte by byte."""
+    size = base.record(version).bytes
+    with clear_errors(to), _progress(size) as progress:
+        path = download_version(base.store.at(str(version)), local_path(to), progress)
+    click.echo(_printable(str(path)))
+
+
 @main.command("serving-config")
 @_BASE
 @click.option("--name", help="The model's name, by default the directory's.")
@@ -310,6 +326,21 @@ def _publish(base: ExportDirectory, source: VersionPath) -> None:
         # The version is published. If this failed, a script might publish it once more.
         _tell(f"Published as '{path}', which cannot be printed: {error}.")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _progress(size: int) -> Iterator[Callable[[int], None]]:
+    """Tells on a terminal how many bytes of `size` are done."""
+    with click.progressbar(
+        length=max(size, 1), file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+        lock = threading.Lock()  # Files are read side by side.
+
+        def progress(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        yield progress
 
 
 def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 from ..errors import DamagedVersionError
 from ..store.decoding import Int64, decode
-from ..store.remote import VersionPath
 
 INDEX = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
@@ -71,7 +70,7 @@ def write_index(directory: Path, index: VariableIndex, layers: LayerStates) -> N
     (directory / LAYERS).write_text(json.dumps(layers), encoding="utf-8")
 
 
-def read_index(directory: VersionPath) -> VariableIndex:
+def read_index(directory: Path) -> VariableIndex:
     """The index of the version in `directory`.
 
     Raises:
@@ -85,7 +84,7 @@ def read_index(directory: VersionPath) -> VariableIndex:
     return index
 
 
-def read_layers(directory: VersionPath) -> LayerStates:
+def read_layers(directory: Path) -> LayerStates:
     """The other state of the layers of the version in `directory`; empty for old versions.
 
     Raises:
@@ -98,7 +97,7 @@ def read_layers(directory: VersionPath) -> LayerStates:
     return layers
 
 
-def _read(path: VersionPath, hint: Any) -> Any:
+def _read(path: Path, hint: Any) -> Any:
     try:
         return decode(path.read_bytes(), hint, "index")
     except FileNotFoundError:
@@ -107,5 +106,5 @@ def _read(path: VersionPath, hint: Any) -> Any:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: VersionPath, error: Exception) -> DamagedVersionError:
+def _damaged(path: Path, error: Exception) -> DamagedVersionError:
     return DamagedVersionError(f"The index file '{path}' cannot be used: {error}.")

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import (
     DamagedVersionError,
+    ExportError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
+from .cloud import side_by_side
+from .download import download
 from .files import Identity, clear_errors
 from .objective import Mode, Objective
+from .paths import local_path
 from .publish import publish_record
 from .record import SCHEMA, ExportRecord, read_record
 from .remote import VersionPath
@@ -110,16 +116,18 @@ class ExportDirectory:
             return [record for _, record in known_records.values()], []
         found = {}
         damage = []
-        for version, identity in sorted(manifests.items()):
-            try:
-                known = known_records.get(version)
-                if known is None or identity is None or known[0] != identity:
-                    known = identity, read_record(self.store.at(str(version)))
-                found[version] = known
-            except FileNotFoundError:
-                continue  # Another program wrote it, or it was removed meanwhile.
-            except DamagedVersionError as error:
-                damage.append(error)
+        read = [
+            partial(self._try_to_read, version, identity, known_records.get(version))
+            for version, identity in sorted(manifests.items())
+        ]
+        # Each is a request, where it is no local file.
+        is_far = not isinstance(self.path, Path)
+        results = side_by_side(read, 16) if is_far else [each() for each in read]
+        for version, result in zip(sorted(manifests), results, strict=True):
+            if isinstance(result, DamagedVersionError):
+                damage.append(result)
+            elif result is not None:
+                found[version] = result
         # A manifest that cannot be read, or was not there, may be another the next time.
         is_complete = len(found) == len(manifests) and None not in manifests.values()
         self._known = manifests if is_complete else None, found
@@ -203,6 +211,23 @@ class ExportDirectory:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.store)
 
+    def download(self, version: int, to: str | os.PathLike[str]) -> Path:
+        """Copy a version to a local directory, and return its path.
+
+        The copy is compared with what was published. It appears complete, or not
+        at all, and shares no bytes with the version.
+
+        Args:
+            version: the number of the version.
+            to: a new or an empty directory.
+
+        Raises:
+            ExportError: there is no such version, it does not verify, or there is
+                something in `to`.
+        """
+        with clear_errors(to):
+            return download(self._files_of(version), local_path(to))
+
     def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
         """Say once of each version that a later version of this library wrote it."""
         for record in records:
@@ -210,11 +235,22 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _manifests(self) -> dict[int, Identity | None]:
+    def _try_to_read(
+        self, version: int, identity: Identity | None, known: _Known | None
+    ) -> _Known | DamagedVersionError | None:
+        """The record of a version, read again only if its manifest may have been replaced."""
+        if known is not None and identity is not None and known[0] == identity:
+            return known
         try:
+            return identity, read_record(self.store.at(str(version)))
+        except FileNotFoundError:
+            return None  # Another program wrote it, or it was removed meanwhile.
+        except DamagedVersionError as error:
+            return error
+
+    def _manifests(self) -> dict[int, Identity | None]:
+        with _readable(self.path):
             return self.store.versions()
-        except OSError as error:
-            raise StorageError(f"'{self.path}' cannot be read: {error}.") from error
 
     def _files_of(self, version: int) -> Files:
         if parse(str(version)) is not None and self.store.has(version):
@@ -224,6 +260,16 @@ class ExportDirectory:
         raise VersionNotFoundError(
             f"There is no version {version} in '{self.path}'. It holds {newest or 'no versions'}."
         )
+
+
+@contextlib.contextmanager
+def _readable(base_dir: VersionPath) -> Iterator[None]:
+    try:
+        yield
+    except ExportError:
+        raise
+    except OSError as error:
+        raise StorageError(f"'{base_dir}' cannot be read: {error}.") from error
 
 
 def _record_in(version: Files) -> ExportRecord:

@@ -19,7 +19,7 @@ BLOCK = 2**20
 
 
 # What tells a file from another one, or from itself changed.
-Identity: TypeAlias = tuple[int, ...]
+Identity: TypeAlias = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)

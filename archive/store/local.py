@@ -13,23 +13,24 @@ import os
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import ExportValueError
 from .copying import publish_by_copying, remove_in_place, sweep_copies
 from .files import (
+    FileInfo,
     FileStat,
     Identity,
     blocks_of,
     clear_errors,
+    first_bytes,
     identity_of,
     link_or_copy,
     relative_files,
     sync,
     sync_tree,
 )
-from .remote import RemotePath
 from .staging import STAGING, Lock, Workspace, sweep, workspace
 from .versions import MANIFEST, SAVED_MODEL, Numbers, is_version, parse
 
@@ -73,6 +74,15 @@ class LocalFiles:
         is_regular = stat.S_ISREG(status.st_mode)
         return FileStat(status.st_size if is_regular else None, identity_of(status))
 
+    def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
+        """Size and identity of a file, and its first bytes."""
+        status = self.stat(name)
+        if status is None:
+            raise FileNotFoundError(f"There is no '{self.root / name}'.")
+        if status.size is None:
+            return status, b""
+        return status, first_bytes(self.blocks(name), limit)
+
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a file, from its beginning."""
         return blocks_of(self.root / name)
@@ -105,6 +115,10 @@ class LocalStore(LocalFiles):
     def check(self) -> None:
         """Raise unless this is, or can become, a directory that we can write to."""
         check_directory(self.root)
+
+    def exists(self) -> bool:
+        """Whether there is such a directory."""
+        return self.root.is_dir()
 
     def names(self) -> list[str]:
         """What is in the base directory; numbers that are taken there are never given out."""
@@ -169,7 +183,12 @@ class LocalStore(LocalFiles):
         with workspace(self.root) as space:
             yield space.stage()
 
-    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
+    def commit(
+        self,
+        staged: Path,
+        finish: Callable[[int], None],
+        known: Mapping[str, FileInfo] | None = None,
+    ) -> int:
         """Rename a complete staged directory into the next version, and return its number."""
         version = _publish(staged, self.root, finish, self._numbers)
         self._numbers.see([str(version)])
@@ -221,13 +240,12 @@ def _publish(staged: Path, base_dir: Path, finish: Callable[[int], None], number
 def _publish_without_rename(
     staged: Path, base_dir: Path, finish: Callable[[int], None], numbers: Numbers, lock: Lock
 ) -> int:
-    def flush(target: RemotePath) -> None:
-        sync_tree(Path(target))
+    def flush(target: Path) -> None:
+        sync_tree(target)
         sync(base_dir)
 
-    same = RemotePath(base_dir)
-    sweep_copies(same, is_alone=lock.excludes)
-    return int(publish_by_copying(staged, same, finish, numbers, flush).name)
+    sweep_copies(base_dir, is_alone=lock.excludes)
+    return int(publish_by_copying(staged, base_dir, finish, numbers, flush).name)
 
 
 def _remove(version_dir: Path, space: Workspace) -> None:
@@ -238,7 +256,7 @@ def _remove(version_dir: Path, space: Workspace) -> None:
     except OSError as error:
         if error.errno not in _NO_RENAME:
             raise
-        remove_in_place(RemotePath(version_dir), lambda: _touch(version_dir / MANIFEST))
+        remove_in_place(version_dir, lambda: _touch(version_dir / MANIFEST))
     sync(version_dir.parent)
     # It is gone for everyone; what cannot be deleted now is swept later.
     shutil.rmtree(doomed.parent, ignore_errors=True)

@@ -56,5 +56,5 @@ def publish_record(
         for path in (manifest, digest, manifest.parent, staged):
             sync(path)
 
-    store.commit(staged, finish)
+    store.commit(staged, finish, record.files)
     return record

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
-from ..errors import DamagedVersionError
+from ..errors import DamagedVersionError, StorageError
 from .decoding import UNDECODED, Int64, Seconds, Size, fit, hints_of, parse_json
-from .files import FileInfo, first_bytes
+from .files import FileInfo
 from .objective import Mode, Objective
 from .remote import VersionPath
 from .store import Files
@@ -223,15 +223,12 @@ def read_record(version: Files) -> ExportRecord:
     """
     path = version.root / MANIFEST
     try:
-        status = version.stat(MANIFEST)
-        if status is None:
-            raise FileNotFoundError(f"There is no '{path}'.")
+        status, content = version.read(MANIFEST, _MAX_BYTES + 1)
         # Neither a link out of the version, nor a pipe to wait on for ever.
         if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
-        content = first_bytes(version.blocks(MANIFEST), _MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, StorageError):
+        raise  # There is none, or the whole store cannot be read.
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
     return parse_record(content, version.root)

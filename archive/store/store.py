@@ -7,17 +7,17 @@ versions is given a `Store`, and need not know where that is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import VersionNotFoundError
-from .copying import CopyingStore
-from .files import FileStat, Identity
+from .bucket import BucketStore
+from .files import FileInfo, FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
-from .remote import RemotePath, VersionPath
+from .remote import VersionPath
 from .versions import parse
 
 
@@ -42,6 +42,13 @@ class Files(Protocol):
 
     def stat(self, name: str) -> FileStat | None:
         """Size and identity of a file, by relative path; None if there is none."""
+
+    def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
+        """Size and identity of a file, and its first `limit` bytes if it is a regular one.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The contents of a file, from its beginning.
@@ -71,13 +78,16 @@ class Store(Files, Protocol):
     def check(self) -> None:
         """Raise an `ExportError` unless versions can be published here."""
 
+    def exists(self) -> bool:
+        """Whether there is anything."""
+
     def local_path(self, version: int) -> Path | None:
         """Where a version is, if its files can be linked from there; else None."""
 
     def versions(self) -> dict[int, Identity | None]:
         """The versions that are there to stay, in any order, with the identity of the manifest.
 
-        That is None of a version that has none.
+        That is None of a version that has none, and where it takes a request for each.
         """
 
     def has(self, version: int) -> bool:
@@ -89,7 +99,12 @@ class Store(Files, Protocol):
         What dead writers left is swept first.
         """
 
-    def commit(self, staged: Path, finish: Callable[[int], None]) -> int:
+    def commit(
+        self,
+        staged: Path,
+        finish: Callable[[int], None],
+        known: Mapping[str, FileInfo] | None = None,
+    ) -> int:
         """Publish what was staged as the next version, and return its number.
 
         Readers see all of the version or nothing of it.
@@ -100,6 +115,8 @@ class Store(Files, Protocol):
                 other writer can publish that number, to write into `staged` what
                 depends on it. It may be called again, with the same number or a
                 higher one. If it raises, nothing is published.
+            known: sizes and digests of files in `staged`, by relative path. A store may
+                copy them from what it has published before, instead of sending them.
         """
 
     def remove(self, version: int) -> None:
@@ -121,11 +138,11 @@ def open_store(base_dir: str | os.PathLike[str]) -> Store:
     A relative path stands for the same place wherever the process goes later.
 
     Raises:
-        ExportError: `base_dir` is no path, or one that TensorFlow cannot load from.
+        ExportError: `base_dir` is no path, or a URL that cannot be used.
     """
     text = loadable_text(base_dir)
     if is_url(text):
-        return CopyingStore(RemotePath(text))
+        return BucketStore(text)
     return LocalStore(Path(os.path.abspath(text)))
 
 

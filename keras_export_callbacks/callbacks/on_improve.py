@@ -11,7 +11,7 @@ import keras
 
 from .._keras import infer_mode, validates_later
 from ..archive.checks import is_real
-from ..archive.errors import ExportError, ExportValueError
+from ..archive.errors import ExportError, ExportValueError, StorageError
 from ..archive.store.objective import Mode, Objective
 from ..archive.store.record import ExportRecord
 from ..archive.store.retention import RetentionPolicy
@@ -162,13 +162,18 @@ class ExportOnImprove(ExportCallback):
         if self.monitor not in moment.metrics:
             return
         trigger = OnImprove(self._objective(), self._min_delta)
-        if not trigger.is_due(moment, self._best(trigger.objective)):
+        try:
+            best = self._best(trigger.objective)
+        except StorageError as error:
+            self._running.fail(error)  # Nobody knows whether this is the best.
+            return
+        if not trigger.is_due(moment, best):
             return
 
         def still_improves() -> bool:
             """Compare again: another process may have published a better version by now."""
-            best = self._running.published_best(trigger.objective)
-            return self._baseline is not None or trigger.is_due(moment, best)
+            published = self._running.published_best(trigger.objective)
+            return self._baseline is not None or trigger.is_due(moment, published)
 
         if self._held is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(

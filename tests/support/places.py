@@ -7,24 +7,25 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keras_export_callbacks import ExportDirectory, ExportRecord
+from keras_export_callbacks.archive.store import bucket, claims, cloud
 from keras_export_callbacks.archive.store.publish import publish_record
 from keras_export_callbacks.archive.store.remote import RemotePath, VersionPath
 from keras_export_callbacks.archive.store.staging import _release_in_child
 from keras_export_callbacks.archive.store.store import Store, open_store
 
+from .object_stores import SERVERS
 from .versions import FILES, a_record, file_infos, write_files
 
-KINDS = ("local", "without rename", "memory")
-
-_COUNT = itertools.count()
+KINDS = ("local", "without rename", *SERVERS)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Place:
     base: VersionPath
 
     @property
-    def is_swept(self) -> bool:
-        """Whether the next writer removes what a dead one did not finish."""
-        return self.kind != "memory"
+    def has_directories(self) -> bool:
+        """Whether there may be an empty directory."""
+        return self.kind not in SERVERS
 
     def store(self) -> Store:
         """What a new writer or reader has."""
@@ -56,53 +57,85 @@ class Place:
         """Let this process see the place as what it is."""
         if self.kind == "without rename":
             refuse_renames(patch)
+        patch.setattr(sys.modules[__name__], "_is_local", self.kind not in SERVERS)
+        if self.kind in SERVERS:
+            for name, value in SERVERS[self.kind]().environment().items():
+                patch.setenv(name, value)
+            # One after the other, so that there is a first step, and a second.
+            patch.setattr(bucket, "side_by_side", lambda jobs, width=8: [job() for job in jobs])
         # A process that ends loses nothing that it has written, so spare the disk thousands.
         patch.setattr(os, "fsync", lambda descriptor: None)
 
     def put(self, at: str, content: bytes) -> None:
         """Write or replace a file, as another program does."""
-        path = self.base / at
-        if isinstance(path, Path):
+        if isinstance(self.base, Path):
+            path = self.base / at
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
+            path.write_bytes(content)
         else:
-            path.parent.mkdir()
-            self.delete(at)  # Or `ram://` would append.
-        path.write_bytes(content)
+            there, base = self._bucket
+            there.put(f"{base}/{at}", content)
 
     def make(self, at: str) -> None:
-        """Make an empty directory, as another program does."""
-        path = self.base / at
-        if isinstance(path, Path):
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path.mkdir()
+        """Make an empty directory, as another program does; a bucket has none."""
+        if isinstance(self.base, Path):
+            (self.base / at).mkdir(parents=True, exist_ok=True)
 
     def delete(self, at: str) -> None:
         """Delete a file, if there is one, as another program does."""
-        with suppress(FileNotFoundError):
-            (self.base / at).unlink()
+        if isinstance(self.base, Path):
+            (self.base / at).unlink(missing_ok=True)
+        else:
+            there, base = self._bucket
+            there.delete([f"{base}/{at}"])
 
     def read(self, at: str) -> bytes:
         """What is in a file."""
-        return (self.base / at).read_bytes()
+        if isinstance(self.base, Path):
+            return (self.base / at).read_bytes()
+        there, base = self._bucket
+        return there.read(f"{base}/{at}")[0]
 
     def contents(self, at: str = "") -> dict[str, bytes]:
-        """All files below a directory, by relative path."""
-        root = self.base / at if at else self.base
-        if isinstance(root, RemotePath):
-            return {name: (root / name).read_bytes() for name in root.files()}
+        """All files below a directory, by relative path, but for gravestones of numbers."""
+        if isinstance(self.base, Path):
+            root = self.base / at
+            return {
+                path.relative_to(root).as_posix(): path.read_bytes()
+                for path in sorted(root.rglob("*"))
+                if path.is_file()
+            }
+        there, base = self._bucket
+        key = f"{base}/{at}".rstrip("/")
         return {
-            path.relative_to(root).as_posix(): path.read_bytes()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
+            entry.key.removeprefix(f"{key}/"): there.read(entry.key)[0]
+            for entry in there.below(key)
+            if entry.size or not entry.key.startswith(f"{base}/{claims.CLAIMS}/")
         }
+
+    @property
+    def _bucket(self) -> tuple[cloud.Bucket, str]:
+        """Where it is, seen by another program, whose steps are none of ours."""
+        found, key = cloud.bucket_at(str(self.base))
+        return _Other(found), key  # type: ignore[return-value]
+
+
+class _Other:
+    """A bucket, without `before_each_step`."""
+
+    def __init__(self, real: cloud.Bucket) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(cloud.Bucket, name)
+        return partial(getattr(method, "__wrapped__", method), self._real)
 
 
 def place_of(kind: str) -> Place:
     """A place of that kind that no test before had."""
-    if kind == "memory":  # What is in memory stays there.
-        return Place(kind, RemotePath(f"ram://places/base-{next(_COUNT)}"))
+    if kind in SERVERS:
+        return Place(kind, RemotePath(f"{SERVERS[kind]().bucket()}/some/base"))
     return Place(kind, Path("base").absolute())
 
 
@@ -152,19 +185,25 @@ class Crash(BaseException):
 
 # The steps by which a place changes. Python tells its audit hooks of local ones.
 _LOCAL_STEPS = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"}
-_REMOTE_STEPS = ("mkdir", "write_bytes", "upload", "unlink", "rmtree")
+_REMOTE_STEPS = ("create", "replace", "put", "copy", "delete")
 
 _on_step: Callable[[], None] | None = None
 
+# Whether the place is in the local file system; else steps there change nothing.
+_is_local = True
+
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _on_step is not None and (
-        event in _LOCAL_STEPS or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
+    if (
+        _on_step is not None
+        and _is_local
+        and (event in _LOCAL_STEPS or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)))
     ):
         _on_step()
 
 
 def _remote_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
     def step(*args: Any) -> Any:
         if _on_step is not None:
             _on_step()
@@ -175,7 +214,7 @@ def _remote_step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 sys.addaudithook(_hook)  # For good: it cannot be taken back, only told to be still.
 for _name in _REMOTE_STEPS:
-    setattr(RemotePath, _name, _remote_step(getattr(RemotePath, _name)))
+    setattr(cloud.Bucket, _name, _remote_step(getattr(cloud.Bucket, _name)))
 
 
 @contextmanager
@@ -198,6 +237,15 @@ def before_each_step(act: Callable[[], None]) -> Iterator[None]:
         _on_step = None
 
 
+@contextmanager
+def patched(module: Any, **values: Any) -> Iterator[None]:
+    """Other values for names of a module, for the length of a ``with`` block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setattr(module, name, value)
+        yield
+
+
 def crashes(
     place: Place, act: Callable[[], object], look: Callable[[], None] = lambda: None
 ) -> Iterator[int]:
@@ -218,7 +266,7 @@ def crashes(
         except Crash:
             _release_in_child()  # As the kernel drops the locks of a process that died.
             look()
-            with place.store().stage():
+            with patched(claims, LEASE=-1.0, STAGING_LEASE=-1.0), place.store().stage():
                 pass
             yield count
         else:

@@ -138,7 +138,9 @@ def test_manifests_are_read_again_only_when_they_were_replaced(
     read: list[str] = []
     real = directory_module.read_record
     monkeypatch.setattr(
-        directory_module, "read_record", lambda files: read.append(files.root.name) or real(files)
+        directory_module,
+        "read_record",
+        lambda files: read.append(files.root.name) or real(files),
     )
     first = base.records()
     assert base.records() == first

@@ -33,6 +33,13 @@ from keras_export_callbacks.archive.store.versions import MAX_VERSION
 GRAPH = "saved_model.pb"
 
 
+# What takes long by many requests is done on one of the servers; on the others by `slow` tests.
+_SOME = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind in ("google", "azure") else [])
+    for kind in KINDS
+]
+
+
 @pytest.fixture(params=KINDS)
 def place(
     request: pytest.FixtureRequest,
@@ -91,7 +98,8 @@ def test_every_name_is_listed_and_every_file_by_its_path(place: Place) -> None:
     place.put("other", b"")
     place.make("empty")
     store = place.store()
-    assert sorted(store.names()) == ["1", "10", "empty", "other"]
+    directories = ["empty"] if place.has_directories else []
+    assert sorted(store.names()) == ["1", "10", *directories, "other"]
     assert sorted(store.at("1").files()) == ["a", "b/c", "b/d/e"]
     assert sorted(store.at("10").files()) == ["f"]
 
@@ -423,10 +431,11 @@ def test_the_time_of_writing_ends_with_the_commit(place: Place) -> None:
 # What a user does.
 
 
-def test_versions_move_between_places(place: Place) -> None:
+def test_versions_move_between_places(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     export(place.store(), files=FILES | {"saved_model.pb": b"one"})
     export(place.store(), files=FILES | {"saved_model.pb": b"two"}, reason="two")
-    for kind in ("local", "memory"):
+    for kind in ("local", "s3"):
+        place_of(kind).enter(monkeypatch)
         other = replace(place_of(kind), base=place_of(kind).base / "other")
         assert other.directory().publish(place.base / "2").version == 1
         assert place.directory().publish(other.base / "1").version in (3, 4)
@@ -496,6 +505,7 @@ def test_prune_removes_what_the_policy_does_not_keep(
 # Other writers.
 
 
+@pytest.mark.parametrize("place", _SOME, indirect=True)
 def test_no_version_appears_twice_and_none_is_lost_when_threads_publish(place: Place) -> None:
     together = threading.Barrier(4)
 
@@ -576,6 +586,7 @@ def test_processes_publish_and_prune_in_one_directory(
 # Writers that die.
 
 
+@pytest.mark.parametrize("place", _SOME, indirect=True)
 def test_a_writer_that_dies_at_any_step_of_a_commit_leaves_no_half_version(place: Place) -> None:
     numbers = [export(place.store()).version]
     appeared = []
@@ -590,11 +601,11 @@ def test_a_writer_that_dies_at_any_step_of_a_commit_leaves_no_half_version(place
     assert len(versions) == 2 + sum(appeared)
     assert versions[0] == 1
     assert versions[-1] == numbers[-1] == max(int(name) for name in place.store().names())
-    if place.is_swept:
-        assert_nothing_is_left(place, versions)
+    assert_nothing_is_left(place, versions)
     assert os.listdir(tempfile.gettempdir()) == []
 
 
+@pytest.mark.parametrize("place", _SOME, indirect=True)
 def test_a_removal_that_dies_at_any_step_is_completed_by_the_next_writer(place: Place) -> None:
     for _ in range(2):
         export(place.store())
@@ -616,8 +627,7 @@ def test_a_removal_is_seen_at_its_first_step_by_one_who_knew_the_version(place: 
     told = []
 
     def look() -> None:
-        names = [name for name in place.store().at("1").names() if name.startswith(".removed-")]
-        if names:
+        if any(".removed" in name for name in place.contents()):
             told.append((directory.versions(), directory.records()))
 
     with before_each_step(look):
