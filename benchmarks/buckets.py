@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import object_stores
-from support.versions import file_infos
 
+from keras_export_callbacks.archive.store.files import KnownFile
 from keras_export_callbacks.archive.store.store import open_store
 
 FILES = 8
@@ -89,7 +89,7 @@ def publish(url: str, root: Path) -> None:
                 for path in root.rglob("*")
                 if path.is_file()
             }
-            infos = file_infos({name: path.read_bytes() for name, path in contents.items()})
+            infos = {name: KnownFile.at(path).info for name, path in contents.items()}
             for name, path in contents.items():
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(path, staged / name)

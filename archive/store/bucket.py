@@ -283,8 +283,8 @@ class BucketStore(BucketFiles):
         sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
         left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
         large = [name for name, size in left.items() if size > PART]
-        # One of them fills the memory that uploads may take, so one at a time.
-        for group, width in ((large, 1), (left.keys() - set(large), 4)):
+        # Each of them takes memory for several parts, a small one for its own size.
+        for group, width in ((large, 2), (left.keys() - set(large), 4)):
             side_by_side(
                 [partial(self._bucket.put, f"{corner}/{name}", staged / name) for name in group],
                 width,

@@ -34,9 +34,10 @@ RETRY_SECONDS = 120.0
 # address or a missing credential is told soon, and not after `RETRY_SECONDS`.
 FIRST_ANSWER_SECONDS = 12.0
 
-# Files are sent in parts of this size, this many at a time: 64 MB of memory.
+# Files are sent in parts of this size, this many of each file at a time. With two
+# files at a time these take 96 MB of memory.
 PART = 16 * 2**20
-PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 3
 
 _T = TypeVar("_T")
 
