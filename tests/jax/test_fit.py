@@ -74,7 +74,9 @@ def test_exports_change_nothing_and_are_of_their_step() -> None:
     assert all(directory.verify(version) == [] for version in directory.versions())
 
 
-@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=str
+)
 def test_versions_are_of_their_step_though_the_write_is_held_up(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
