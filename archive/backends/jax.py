@@ -105,7 +105,12 @@ def synchronize(model: keras.Model) -> None:
 def steps_taken(model: keras.Model) -> int:
     """How many steps a model's optimizer has taken."""
     steps = _jax.trained_steps(model)
-    return int(model.optimizer.iterations if steps is None else steps)
+    if steps is not None:
+        return int(steps)
+    for variable in model.optimizer.variables:
+        if not variable.shape:
+            held_array(variable)  # It raises an error that says what to do.
+    return int(model.optimizer.iterations)
 
 
 def check_distribution(model: keras.Model) -> None:

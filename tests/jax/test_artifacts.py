@@ -128,7 +128,7 @@ def test_tensorflow_loads_it_without_jax_and_serves_any_batch() -> None:
     assert run_python(IN_PYTHON, path, "4", KERAS_BACKEND="tensorflow") == "(1, 3)\n(4, 3)\n"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained() -> Any:
     model = classifier()
     model.fit(*data(), verbose=0)

@@ -37,11 +37,23 @@ def numbers(*shape: int) -> Any:
     return _RANDOM.normal(size=(7, *shape)).astype("float32")
 
 
-def trained(model: Any, inputs: Any) -> tuple[Any, Any]:
+def trained(model: Any, inputs: Any, optimizer: Any = "adam") -> tuple[Any, Any]:
     """Train a model a little, so that no weight has its initial value."""
-    model.compile("adam", "mse")
+    model.compile(optimizer, "mse")
+    if keras.backend.backend() == "jax":  # To compile a training step takes seconds there.
+        return moved(model, inputs)
     outputs = tf.nest.map_structure(lambda item: np.ones(item.shape, "float32"), model(inputs))
     model.fit(inputs, outputs, epochs=2, verbose=0)
+    return model, inputs
+
+
+def moved(model: Any, inputs: Any) -> tuple[Any, Any]:
+    """Give every weight of a model another value, without training."""
+    if not model.built:
+        model(inputs)
+    for weight in model.weights:
+        if weight.dtype != "uint32":  # A seed is also one.
+            weight.assign(weight.value + _RANDOM.uniform(0.01, 0.1, weight.shape))
     return model, inputs
 
 
@@ -139,10 +151,7 @@ def mixed(policy: str) -> Callable[[], tuple[Any, Any]]:
         optimizer = keras.optimizers.Adam()
         if policy == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        model.compile(optimizer, "mse")
-        x = numbers(4)
-        model.fit(x, np.ones((7, 2), "float32"), epochs=2, verbose=0)
-        return model, x
+        return trained(model, numbers(4), optimizer)
 
     return build
 
