@@ -8,26 +8,28 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
-.PHONY: test pytest pytest-tensorflow pytest-jax test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
+.PHONY: test pytest test-jax test-buckets test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
 
 test: lint types pytest
 
-pytest: pytest-tensorflow pytest-jax
-
-pytest-tensorflow: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not slow and not zoo"
-	$(BIN)/pytest -n 2 -m slow
+pytest: $(VENV)/installed
+	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+	$(BIN)/pytest -n 2 -m "slow and not buckets"
 
 # Keras runs on one backend in a process.
-pytest-jax: $(VENV)/installed
+test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/jax
 
+# Servers of object stores on this machine; minutes.
+test-buckets: $(VENV)/installed
+	$(BIN)/pytest -n 2 -m buckets
+
 test-fast: lint
-	$(BIN)/pytest -n 2 -m "not slow and not zoo"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 
 # The lower bounds in pyproject.toml.
 test-oldest:
-	$(MAKE) pytest-tensorflow VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt \
+	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt \
 		EXTRAS=cloud,examples,serving,test,tuner
 
 test-versions: test test-oldest

@@ -17,3 +17,11 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run each test in an empty directory, where defaults such as ``logs`` may land."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on servers of object stores, but for the suite of all stores on S3."""
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("place")
+        if item.path.stem in ("test_bucket", "test_buckets") or kind in ("google", "azure"):
+            item.add_marker(pytest.mark.buckets)

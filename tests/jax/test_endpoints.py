@@ -1,4 +1,4 @@
-"""Endpoints of one's own on JAX: functions of JAX, of `keras.ops`, and of TensorFlow around them."""
+"""Endpoints of your own on JAX: functions of JAX, `keras.ops`, and TensorFlow around them."""
 
 from __future__ import annotations
 
