@@ -177,6 +177,8 @@ def _keep(arrays: Sequence[Any]) -> Callable[[], list[Any]]:
         views = [_whole(array) for array in arrays]
         return lambda: views
     copies = _copied(list(arrays))
+    for copy in copies:
+        copy.copy_to_host_async()  # All at once, which is much faster than one after the other.
     return lambda: [_whole(array) for array in copies]
 
 
