@@ -58,7 +58,7 @@ def stored(variable: keras.Variable) -> Any:
 
 
 def _source(mirror: Any) -> keras.Variable | None:
-    """The variable that a mirror stands for, or None if it stands for none, or for none any more."""
+    """The variable that a mirror stands for, or None if there is none."""
     source = _sources.get(id(mirror))
     return None if source is None else source()
 
@@ -72,7 +72,7 @@ def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """A function of TensorFlow that computes what `fn` does; `fn` itself if it is one."""
     if _jax.is_compiled(fn):
         raise ExportTypeError(
-            f"Received {fn!r}, which `jax.jit` returned. It keeps the values that the variables had "
+            f"Received {fn!r}, which `jax.jit` returned. It keeps the values that variables had "
             "when it was compiled. Pass the function that you gave to `jax.jit`. A server compiles "
             "it anyway."
         )

@@ -1,4 +1,4 @@
-"""Endpoints of one's own on JAX: functions of JAX, of `keras.ops`, and of TensorFlow around them."""
+"""Endpoints of one's own on JAX: with JAX, with `keras.ops`, and with TensorFlow around them."""
 
 from __future__ import annotations
 
