@@ -3,24 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 # A file of versions to install, for other ones than the newest.
 CONSTRAINTS := /dev/null
+EXTRAS := examples,jax,serving,test,tuner
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
-.PHONY: test pytest test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
+.PHONY: test pytest pytest-tensorflow pytest-jax test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
 
 test: lint types pytest
 
-pytest: $(VENV)/installed
+pytest: pytest-tensorflow pytest-jax
+
+pytest-tensorflow: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 	$(BIN)/pytest -n 2 -m slow
+
+# Keras runs on one backend in a process.
+pytest-jax: $(VENV)/installed
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/jax
 
 test-fast: lint
 	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 
-# The lower bounds in pyproject.toml.
+# The lower bounds in pyproject.toml. JAX needs a newer TensorFlow.
 test-oldest:
-	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt
+	$(MAKE) pytest-tensorflow VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt \
+		EXTRAS=examples,serving,test,tuner
 
 test-versions: test test-oldest
 
@@ -60,7 +68,7 @@ dist: $(VENV)/installed
 
 $(VENV)/dependencies: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint $(CONSTRAINTS) ".[examples,serving,test,tuner]"
+	$(PIP) --constraint $(CONSTRAINTS) ".[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
