@@ -24,10 +24,14 @@ test-jax: $(VENV)/installed
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 
+# Keras runs on one backend in a process.
+pytest-jax: $(VENV)/installed
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/jax
+
 test-fast: lint
 	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 
-# The lower bounds in pyproject.toml.
+# The lower bounds in pyproject.toml. JAX needs a newer TensorFlow.
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt \
 		EXTRAS=cloud,examples,serving,test,tuner

@@ -59,9 +59,8 @@ def test_a_version_that_computes_something_else_is_not_published() -> None:
     with exporting(model, on_error="warn") as exporter:
         exporter.export().result()
         layer.factor = 2.0
-        with pytest.raises(ExportError, match="output_0"):
-            exporter.export().result()
-        with pytest.warns(UserWarning, match="'output_0' of signature"):
+        assert isinstance(exporter.export().exception(), ExportError)
+        with pytest.warns(UserWarning, match="'output_0' of signature .* cannot be published"):
             exporter.wait()
     assert ExportDirectory("base").versions() == [1]
 
@@ -74,8 +73,8 @@ def test_an_attribute_of_a_layer_of_keras_is_noticed() -> None:
         exporter.export().result()
         exporter.export().result()
         layer.negative_slope = 0.1
-        exporter.export().exception()
-        with pytest.warns(UserWarning, match="output_0"):
+        assert isinstance(exporter.export().exception(), ExportError)
+        with pytest.warns(UserWarning, match="'output_0' of signature .* cannot be published"):
             exporter.wait()
     assert ExportDirectory("base").versions() == [1, 2]
 

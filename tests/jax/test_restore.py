@@ -1,0 +1,152 @@
+"""`restore` on JAX, bit for bit, and of versions that were written on TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from support.models import FEATURES, assert_equal_state, classifier, data, state
+from support.processes import run_python
+from support.resumable import CASES, _train
+
+from keras_export_callbacks import Exporter, ExportError, restore
+
+
+def export(model: Any, base: str = "base") -> Path:
+    with Exporter(base, model, log_dir=None) as exporter:
+        return Path(exporter.export().result().path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Adam, averaged",
+        "Nadam, scaled",
+        "Adafactor, plain",
+        "SGD, accumulated",
+        "Muon, plain",
+        "MultiOptimizer, plain",
+        "GRU, stateful, both ways",
+    ],
+)
+def test_training_goes_on_bit_for_bit(name: str) -> None:
+    make = CASES[name]
+    keras.utils.set_random_seed(1)
+    model = make()
+    _train(model, 0)
+    path = export_variables(model)
+    _train(model, 1)
+    keras.utils.set_random_seed(2)
+    again = make()
+    restore(again, path)
+    _train(again, 1)
+    assert_equal_state(state(again), state(model))
+
+
+def export_variables(model: Any) -> Path:
+    """Export with an endpoint that is quick to trace."""
+
+    def endpoints(archive: Any, model: Any) -> None:
+        archive.track(model)
+        spec = keras.InputSpec(shape=(None,), dtype="float32")
+        archive.add_endpoint("serve", lambda x: x, [spec])
+        archive.add_variable_collection("optimizer_variables", model.optimizer.variables)
+
+    with Exporter("base", model, endpoints=endpoints, log_dir=None) as exporter:
+        return Path(exporter.export().result().path)
+
+
+# Restores the version of JAX, saves its state, and writes versions of its own.
+ON_TENSORFLOW = """
+import sys
+import keras, numpy as np
+from support.models import classifier, data, state
+from keras_export_callbacks import Exporter, restore
+from test_restore import OPTIMIZERS
+assert keras.backend.backend() == "tensorflow"
+for name, make in OPTIMIZERS.items():
+    model = classifier(make())
+    restore(model, f"jax/{name}/1")
+    np.savez(f"read_{name}.npz", *state(model))
+    model.fit(*data(), batch_size=8, verbose=0)
+    with Exporter(f"tensorflow/{name}", model, log_dir=None) as exporter:
+        exporter.export().result()
+    np.savez(f"wrote_{name}.npz", *state(model))
+with Exporter("many", model, log_dir=None) as exporter:
+    model.optimizer.iterations.assign(2**40)
+    exporter.export().result()
+"""
+
+OPTIMIZERS = {
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Nadam()),
+    "adam": lambda: keras.optimizers.Adam(use_ema=True),
+}
+
+
+def read(name: str) -> list[Any]:
+    with np.load(f"{name}.npz") as arrays:
+        return list(arrays.values())
+
+
+def assert_same_values(ours: list[Any], theirs: list[Any]) -> None:
+    """Equal in all but the width of integers."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype.kind.replace("u", "i") == other.dtype.kind.replace("u", "i")
+        np.testing.assert_array_equal(one, other)
+
+
+def test_versions_cross_between_jax_and_tensorflow() -> None:
+    written = {}
+    for name, make in OPTIMIZERS.items():
+        model = classifier(make())
+        model.fit(*data(), batch_size=8, verbose=0)
+        export(model, f"jax/{name}")
+        written[name] = state(model)
+    here = str(Path(__file__).parent)
+    run_python(f"import sys; sys.path.insert(0, {here!r})\n{ON_TENSORFLOW}",
+               KERAS_BACKEND="tensorflow")  # fmt: skip
+    for name, make in OPTIMIZERS.items():
+        on_tensorflow = read(f"read_{name}")
+        assert_same_values(on_tensorflow, written[name])
+        assert {array.dtype for array in on_tensorflow} >= {np.dtype("int64")}
+        model = classifier(make())
+        restore(model, f"tensorflow/{name}/1")
+        assert_same_values(state(model), read(f"wrote_{name}"))
+        assert int(model.optimizer.iterations) == 8
+        model.fit(*data(), batch_size=8, verbose=0)
+        assert int(model.optimizer.iterations) == 12
+    model = classifier(OPTIMIZERS["adam"]())
+    before = state(model)
+    with pytest.raises(ExportError, match=r"1099511627776.*/iteration', which int32 cannot hold"):
+        restore(model, "many/1")
+    assert_equal_state(state(model), before)
+
+
+def test_a_version_may_be_restored_into_a_model_that_is_exported() -> None:
+    model = classifier()
+    model.fit(*data(), verbose=0)
+    with Exporter("base", model, log_dir=None) as exporter:
+        first = exporter.export().result()
+        then = state(model)
+        model.fit(*data(), verbose=0)
+        restore(model, first.path)
+        assert_equal_state(state(model), then)
+        second = exporter.export().result()
+    other = classifier()
+    restore(other, second.path)
+    assert_equal_state(state(other), then)
+    x = np.ones((1, FEATURES), "float32")
+    np.testing.assert_array_equal(other(x), model(x))
+
+
+def test_a_model_that_does_not_match_is_left_as_it_is() -> None:
+    path = export(classifier())
+    model = classifier(keras.optimizers.SGD())
+    before = state(model)
+    with pytest.raises(ExportError, match="nothing was assigned"):
+        restore(model, path)
+    assert_equal_state(state(model), before)
