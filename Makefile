@@ -14,7 +14,7 @@ test: lint types pytest
 
 pytest: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
-	$(BIN)/pytest -n 2 -m "slow and not buckets"
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not buckets"
 
 # Keras runs on one backend in a process.
 test-jax: $(VENV)/installed
