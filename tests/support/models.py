@@ -43,7 +43,12 @@ def state(model: Any) -> list[Any]:
     """Return the values of all variables of a model and its optimizer, as arrays."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.variables, *(optimizer.variables if optimizer else ())]
-    return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+    return [_as_array(variable.value) for variable in variables]
+
+
+def _as_array(value: Any) -> Any:
+    # `keras.ops.convert_to_numpy` is deprecated by NumPy on TensorFlow.
+    return value.numpy() if hasattr(value, "numpy") else np.array(value)
 
 
 def assert_equal_state(one: list[Any], other: list[Any]) -> None:
