@@ -14,7 +14,7 @@ test: lint types pytest
 
 pytest: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
-	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not buckets"
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
 
 # Keras runs on one backend in a process.
 test-jax: $(VENV)/installed
@@ -48,10 +48,11 @@ readers: $(VENV)/installed
 	$(PIP) ".[readers]"
 	$(BIN)/pytest tests/e2e/test_readers.py -s
 
-# Models of keras.applications and keras-hub, through the comparison and back.
+# Models of keras.applications and keras-hub, through the comparison and back; and training that goes on
+# with every optimizer and layer.
 zoo: $(VENV)/installed
 	$(PIP) ".[zoo]"
-	$(BIN)/pytest -n 2 tests/e2e/test_zoo.py
+	$(BIN)/pytest -n 2 -m zoo
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

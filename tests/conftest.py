@@ -20,12 +20,9 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on servers of object stores, but for the suite of all stores on S3.
-
-    The test that takes longest comes first, so that nobody waits for it alone.
-    """
+    """Mark what needs servers of object stores. Let the test that takes longest come first."""
     items.sort(key=lambda item: item.path.stem != "test_resume_everything")
     for item in items:
         kind = getattr(item, "callspec", None) and item.callspec.params.get("place")
-        if item.path.stem in ("test_bucket", "test_buckets") or kind in ("google", "azure"):
+        if item.path.stem in ("test_bucket", "test_buckets") or kind in ("s3", "google", "azure"):
             item.add_marker(pytest.mark.buckets)
