@@ -18,7 +18,7 @@ pytest: $(VENV)/installed
 
 # Keras runs on one backend in a process.
 test-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/jax
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
 
 # Servers of object stores on this machine; minutes.
 test-buckets: $(VENV)/installed
@@ -26,7 +26,7 @@ test-buckets: $(VENV)/installed
 
 # Keras runs on one backend in a process.
 pytest-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/jax
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
 
 test-fast: lint
 	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"

@@ -1,6 +1,6 @@
 """The calls into JAX and Keras's JAX trainer that have no public way, and the reason for each.
 
-Tried with JAX 0.10.2 and Keras 3.15; `tests/jax/test_private_calls.py` fails when one of
+Tried with JAX 0.10.2 and Keras 3.15; `tests/on_jax/test_private_calls.py` fails when one of
 them moves.
 """
 

@@ -1,4 +1,4 @@
-"""The tests here need Keras on JAX: `KERAS_BACKEND=jax pytest tests/jax`."""
+"""The tests here need Keras on JAX: `KERAS_BACKEND=jax pytest tests/on_jax`."""
 
 from __future__ import annotations
 
