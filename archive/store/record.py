@@ -1,9 +1,9 @@
 """`ExportRecord` and its file, the manifest ``assets.extra/export.json``.
 
-The manifest is strict JSON (RFC 8259: no NaN, no infinities) with `schema`
-first. It comes from a directory that others can write to, so reading one
-checks every field and trusts none. One of a higher schema comes from a later
-version of this library: of it, everything counts that can still be read.
+The manifest is strict JSON (RFC 8259, so without NaN and infinities). Its first key is
+`schema`. Other programs may write to the directory of a manifest, so every field is
+checked when it is read. A later version of this library may write a higher schema. Such a
+manifest is read as far as possible.
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ Scalar: TypeAlias = str | Int64 | float | bool | None
 
 SCHEMA = 1
 
-# The manifest tells the digest of every file but its own; that is in this one,
-# in the format of `sha256sum`, which can also check it.
+# The manifest has the digests of the other files. Its own digest is in this file, in the format of
+# `sha256sum`, which can check it too.
 MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 
-# What TensorFlow Serving sends itself when it loads a version.
+# The requests that TensorFlow Serving sends to itself when it loads a version.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
-# Keys that a manifest has only if there is something to say.
+# A manifest leaves out these keys if their value is None.
 _OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
 
-# Far above any real manifest; keeps a hostile one from filling the memory.
+# This is far above the size of a real manifest. It keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output of an endpoint.
+    """The description of one input or output of an endpoint.
 
     Attributes:
-        shape: the size of each axis, None where it is free; None if the rank is.
+        shape: The size of each axis. None stands for a free axis, or, in place of the
+            tuple, for an unknown rank.
         dtype: TensorFlow's name of the dtype, such as ``"float32"``.
     """
 
@@ -64,7 +65,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class EndpointInfo:
-    """The signature of an endpoint: its inputs and outputs by name."""
+    """The signature of an endpoint.
+
+    Attributes:
+        inputs: The inputs by name.
+        outputs: The outputs by name.
+    """
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
@@ -72,15 +78,16 @@ class EndpointInfo:
 
 @dataclass(frozen=True)
 class ParityInfo:
-    """How the artifact was compared with the model before it was published.
+    """The comparison of an artifact with the model before it was published.
 
     Attributes:
-        live_seconds: how long training waited for the model's outputs.
-        check_seconds: how long it took to load and run the artifact.
-        differences: the largest absolute difference by ``signature/output``; of
-            integers, bools and strings the share of values that differ.
-        allowed: what rounding may account for there.
-        skipped: why other signatures were not compared, by name.
+        live_seconds: How long training waited for the model's outputs.
+        check_seconds: How long it took to load and run the artifact.
+        differences: The largest absolute difference of each output, by
+            ``signature/output``. For integers, bools and strings it is the share of values
+            that differ.
+        allowed: The largest difference that rounding explains, by ``signature/output``.
+        skipped: For each signature that was not compared, the reason.
     """
 
     live_seconds: float
@@ -92,15 +99,15 @@ class ParityInfo:
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """Which part of a tuner's search a version belongs to.
+    """The place of a version in a tuner's search.
 
     Attributes:
-        trial: the trial's id.
-        execution: which execution of it, from 0.
-        attempt: how often the trial had been tried before.
-        hyperparameters: the values of the trial.
-        project: the directory in which the tuner keeps the search, and the score
-            of each trial.
+        trial: The id of the trial.
+        execution: The number of the execution of the trial, from 0.
+        attempt: How often the trial had been tried before.
+        hyperparameters: The hyperparameters of the trial, by name.
+        project: The directory in which the tuner keeps the search and the score of each
+            trial.
     """
 
     trial: str
@@ -112,40 +119,42 @@ class TrialInfo:
 
 @dataclass(frozen=True)
 class ExportRecord:
-    """What was published: one version, why, and at what cost.
+    """The description of one published version.
 
     Attributes:
-        path: the version's directory; a `Path` but in object stores.
-        version: its number, the name of that directory.
-        created: when it was published, UTC, ISO 8601.
-        epoch: the epoch it was exported in, from 0 as in Keras's hooks; None
-            outside epochs.
-        step: optimizer steps taken, `optimizer.iterations`; None if unknown.
-        reason: why, such as ``"improved"`` or ``"every 2 epochs"``.
-        monitor: the metric that made it happen, if one did.
-        mode: that metric's direction, ``"min"`` or ``"max"``.
-        value: that metric's value.
-        metrics: every finite scalar in the logs at that moment.
-        endpoints: signatures by name.
-        collections: number of variables in each collection, by name.
-        bytes: size of all files in the version together.
-        graph_reused: whether the traced graph of an earlier export was used.
-        stall_seconds: how long training waited for this export.
-        write_seconds: from the end of the snapshot to the publishing rename.
-        libraries: the versions of the libraries that wrote it.
-        files: size and digest of every file but the manifest, by relative path.
-        weights: ``"validated"`` if they are those that the epoch's validation ran
-            on, which a callback such as `SwapEMAWeights` may have put in for it;
-            ``"current"`` if they are those at the moment of the export.
-        parity: how it was compared with the model, with `sample_inputs`.
-        trial: the tuner's trial id, under a tuner.
-        execution: the execution of that trial, from 0, under a tuner.
-        attempt: how often that trial had been tried before, under a tuner.
-        hyperparameters: the trial's hyperparameters, under a tuner.
-        project: the directory of the search, where its score is, under a tuner.
-        schema: the schema of the manifest; a higher one than this library writes
-            means that a later version of it wrote this.
-        unread: the keys of such a manifest that could not be read; their
+        path: The version's directory. It is a `Path`, except in object stores.
+        version: The version's number, which is also the name of the directory.
+        created: When the version was published, as an ISO 8601 time in UTC.
+        epoch: The epoch of the export, from 0 as in Keras's callbacks. None outside of
+            epochs.
+        step: The number of optimizer steps (`optimizer.iterations`). None if unknown.
+        reason: The reason for the export, such as ``"improved"`` or ``"every 2 epochs"``.
+        monitor: The metric that caused the export. None if no metric did.
+        mode: The direction of that metric, ``"min"`` or ``"max"``.
+        value: The value of that metric.
+        metrics: Every finite scalar in the logs at the export, by name.
+        endpoints: The signatures by name.
+        collections: The number of variables in each collection, by name.
+        bytes: The total size of all files except the manifest and its digest, in bytes.
+        graph_reused: Whether the export reused the traced graph of an earlier export.
+        stall_seconds: How long training waited for the export.
+        write_seconds: The time from the end of the snapshot until the version was ready
+            to be published.
+        libraries: The versions of the libraries that wrote the version, by name.
+        files: The size and the digest of every file except the manifest and its digest, by
+            relative path.
+        weights: ``"validated"`` if the version holds the weights that the epoch's
+            validation used. A callback such as `SwapEMAWeights` may put these in for the
+            validation. ``"current"`` if it holds the weights at the moment of the export.
+        parity: The comparison with the model. None without `sample_inputs`.
+        trial: The id of the tuner's trial. This and the next four are None without a tuner.
+        execution: The number of the execution of the trial, from 0.
+        attempt: How often the trial had been tried before.
+        hyperparameters: The hyperparameters of the trial, by name.
+        project: The directory of the search, which also has the score of the trial.
+        schema: The schema of the manifest. If it is higher than the one this library
+            writes, a later version of the library wrote the manifest.
+        unread: The keys of a manifest with a higher schema that could not be read. Their
             attributes are empty.
     """
 
@@ -179,52 +188,53 @@ class ExportRecord:
 
     @property
     def is_newer(self) -> bool:
-        """Whether a later version of this library wrote it, which knows more of it than this."""
+        """Whether a later version of this library wrote the manifest."""
         return self.schema > SCHEMA
 
     def measured(self, monitor: str) -> float | None:
-        """The value of a metric at the export, or None if it had no finite one."""
+        """Return the value of a metric at the export, or None if there is no finite value."""
         value = self.value if monitor == self.monitor else None
         value = self.metrics.get(monitor) if value is None else value
         return value if value is not None and math.isfinite(value) else None
 
     @property
     def objective(self) -> Objective | None:
-        """The metric and direction this version was exported for, if any."""
+        """The metric and direction that the version was exported for, or None."""
         return Objective(self.monitor, self.mode) if self.monitor and self.mode else None
 
     def to_json(self) -> str:
-        """The manifest's text.
+        """Return the text of the manifest.
 
         Raises:
-            ValueError: a number is not finite.
-            TypeError: something has no place in JSON.
+            ValueError: If a number is not finite.
+            TypeError: If a value cannot be written as JSON.
         """
         content = {"schema": self.schema} | asdict(self)
         del content["path"], content["unread"]
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
-        # `default` takes the integers of NumPy, which a step or epoch may be.
+        # A step or epoch may be an integer of NumPy, which `default` converts.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
 
 
 def manifest_digest(content: bytes) -> bytes:
-    """The contents of the file with the digest of a manifest with `content`."""
+    """Return the contents of the file `MANIFEST_DIGEST` for a manifest's contents."""
     return f"{hashlib.sha256(content).hexdigest()}  {Path(MANIFEST).name}\n".encode()
 
 
 def read_record(version: Files) -> ExportRecord:
-    """The record of a version.
+    """Return the record of a version.
 
     Raises:
-        FileNotFoundError: it has no manifest; another program wrote it.
-        DamagedVersionError: it has one that is not ours or not whole.
+        FileNotFoundError: If the version has no manifest. Another program wrote it then.
+        DamagedVersionError: If the manifest cannot be read, or if this library did not
+            write it like that.
     """
     path = version.root / MANIFEST
     try:
         status, content = version.read(MANIFEST, _MAX_BYTES + 1)
-        # Neither a link out of the version, nor a pipe to wait on for ever.
+        # A link may lead out of the version, and a pipe may never end.
         if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
     except (FileNotFoundError, StorageError):
@@ -235,19 +245,23 @@ def read_record(version: Files) -> ExportRecord:
 
 
 def parse_record(content: bytes, version_dir: VersionPath) -> ExportRecord:
-    """The record in the `content` of the manifest of `version_dir`.
+    """Return the record in the contents of a manifest.
+
+    Args:
+        content: The contents of the manifest.
+        version_dir: The directory of the version.
 
     Raises:
-        DamagedVersionError: it is not one that `ExportRecord.to_json` writes.
+        DamagedVersionError: If `ExportRecord.to_json` does not write such contents.
     """
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
         record = _decoded(content.decode("utf-8"), version_dir)
-        # A copy may be called anything but another version.
+        # A copy may have any name, except the number of another version.
         if record.version != (parse(version_dir.name) or record.version):
             raise ValueError(
-                f"it says version {record.version}, its directory {version_dir.name!r}"
+                f"it says version {record.version}, but its directory is {version_dir.name!r}"
             )
     except (ValueError, RecursionError) as error:
         raise DamagedVersionError(
@@ -267,7 +281,13 @@ def _decoded(text: str, version_dir: VersionPath) -> ExportRecord:
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of a manifest: the name and the type of an attribute of a record."""
+    """A key of a manifest, which is also an attribute of `ExportRecord`.
+
+    Attributes:
+        name: The name of the key.
+        hint: The type of its value.
+        default: The default value, or `msgspec.NODEFAULT` if the key is required.
+    """
 
     name: str
     hint: Any
@@ -280,7 +300,10 @@ class _Key:
 
 @functools.cache
 def _keys() -> list[_Key]:
-    """The attributes of a record but the first and the last, in their order."""
+    """Return the keys of a manifest, in order.
+
+    These are the attributes of `ExportRecord` without `path` and `unread`.
+    """
     hints = hints_of(ExportRecord)
     defaults = {
         each.name: msgspec.NODEFAULT if each.default is MISSING else each.default
@@ -296,16 +319,21 @@ def _decoder() -> msgspec.json.Decoder[msgspec.Struct]:
 
 
 def _fitted(content: Any, version_dir: VersionPath) -> ExportRecord:
-    """The record in a manifest of a later version, or in one that msgspec does not take.
+    """Return the record in a manifest with a higher schema, or one that msgspec refused.
 
-    Of a higher schema everything counts that can be read; else the error names the place.
+    A manifest with a higher schema is read as far as possible.
+
+    Raises:
+        ValueError: If the manifest has this library's schema and a wrong value. The message
+            names the key. Also if the schema or the version cannot be read, or if the
+            schema is too low.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"expected an object, found {type(content).__name__}")
+        raise ValueError(f"expected a JSON object, found {type(content).__name__}")
     schema = _value(content, "schema", Int64)
     if schema < SCHEMA:
         raise ValueError(f"expected schema {SCHEMA}, found {schema}")
-    _value(content, "version", Int64)  # Without it there is no manifest, whatever its schema.
+    _value(content, "version", Int64)  # Every schema needs the version.
     values: dict[str, Any] = {}
     unread = []
     for key in _keys():
@@ -331,7 +359,7 @@ def _value(content: Mapping[str, Any], name: str, hint: Any) -> Any:
 
 
 def _nothing(hint: Any) -> Any:
-    """The value of an attribute that could not be read."""
+    """Return an empty value of a type, for an attribute that could not be read."""
     if get_origin(hint) is Annotated:
         return _nothing(hint.__origin__)
     if type(None) in get_args(hint):
@@ -340,7 +368,10 @@ def _nothing(hint: Any) -> Any:
 
 
 def _numbers(metrics: Any) -> dict[str, float]:
-    """Those of the metrics that can be read, where later ones may be of other kinds."""
+    """Return the metrics that are numbers.
+
+    Later versions of this library may write other kinds of metrics too.
+    """
     numbers = {}
     for name, value in metrics.items() if isinstance(metrics, dict) else ():
         with suppress(ValueError):

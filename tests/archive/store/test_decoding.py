@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other version in a newer schema": ({"schema": 2, "version": 2}, "it says version 2"),
     "no version in a newer schema": ({"schema": 2, "version": "1"}, "'version' is '1'"),
     "bool for the schema": ({"schema": True}, "'schema' is True, expected int"),
-    "other version": ({"version": 2}, "it says version 2, its directory '1'"),
+    "other version": ({"version": 2}, "it says version 2, but its directory is '1'"),
     "version 0": ({"version": 0}, "it says version 0"),
 }
 

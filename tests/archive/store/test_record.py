@@ -189,7 +189,7 @@ def test_a_copy_of_a_version_may_be_called_anything(name: str) -> None:
 
 def test_a_version_does_not_bear_the_number_of_another() -> None:
     version_dir = write_version(Path("base"), 1).rename(Path("base", "2"))
-    with pytest.raises(DamagedVersionError, match="it says version 1, its directory"):
+    with pytest.raises(DamagedVersionError, match="it says version 1, but its directory is"):
         read_record(open_store(version_dir))
 
 
