@@ -96,7 +96,8 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     path = absolute_path(version_path)
     _check(model, path)
     with local_copy(path) as local:
-        _verify(path, local)
+        if local == path:  # A copy was verified while it was made.
+            _verify(local)
         _restore(model, path, local)
 
 
@@ -329,8 +330,8 @@ def _check(model: keras.Model, path: VersionPath) -> None:
         )
 
 
-def _verify(path: VersionPath, local: Path) -> None:
-    if problems := version_problems(local):
+def _verify(path: Path) -> None:
+    if problems := version_problems(path):
         raise DamagedVersionError(
             f"'{path}' cannot be restored: {'; '.join(problems)}. Expected a version "
             "directory as it was published, or a copy of one."

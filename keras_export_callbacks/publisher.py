@@ -279,10 +279,10 @@ class Publisher:
 
     def _sound_version(self) -> ExportRecord | None:
         """Return the newest version, or None if it is damaged or its files cannot be linked."""
+        if self._directory.store.local_path(1) is None:
+            return None  # A bucket has no files to link. Do not read its manifests for that.
         record = self._directory.latest()
         if record is None or record.is_newer:
-            return None
-        if self._directory.store.local_path(record.version) is None:
             return None
         return None if version_problems(record.path) else record
 

@@ -160,7 +160,7 @@ class JaxReader:
         kept, others = _keep(arrays), self._others.read()
 
         def tensors() -> list[tf.Tensor]:
-            ours, theirs = map(_tensor, kept()), iter(others.tensors())
+            ours, theirs = map(tf.convert_to_tensor, kept()), iter(others.tensors())
             return [*(next(ours if is_ours else theirs) for is_ours in self._is_mirror), *theirs]
 
         return Reading(tensors, size=others.size + sum(array.nbytes for array in arrays))
@@ -199,7 +199,3 @@ def _whole(array: Any) -> Any:
         if shard.replica_id == 0:
             whole[shard.index] = np.asarray(shard.data)
     return whole
-
-
-def _tensor(array: Any) -> tf.Tensor:
-    return tf.convert_to_tensor(array)

@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.artifacts import assert_same_outputs
+from support.serving import BATCH, FREE, export
 
-from keras_export_callbacks import ExportArchive, ExportError
-
-BATCH = np.arange(6, dtype="float32").reshape(2, 3)
-FREE = tf.TensorSpec((None, 3))
-
-
-def export(fn: Any, signature: Any = None) -> Any:
-    archive = ExportArchive()
-    archive.add_endpoint("serve", fn, signature)
-    archive.write_out("artifact", verbose=False)
-    return tf.saved_model.load("artifact")
+from keras_export_callbacks import ExportError
 
 
 def outputs_of(revived: Any, name: str = "serve") -> dict[str, Any]:

@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support.processes import run_in_c
+from support.serving import BATCH, FREE, export
 
 from keras_export_callbacks import ExportArchive, ExportError, standard_endpoints
 from keras_export_callbacks.archive.graph.signatures import model_signature, tensor_specs
-
-BATCH = np.arange(6, dtype="float32").reshape(2, 3)
-FREE = tf.TensorSpec((None, 3))
-
-
-def export(fn: Any, signature: Any = None) -> Any:
-    archive = ExportArchive()
-    archive.add_endpoint("serve", fn, signature)
-    archive.write_out("artifact", verbose=False)
-    return tf.saved_model.load("artifact")
 
 
 def inputs_of(revived: Any, name: str = "serve") -> dict[str, Any]:

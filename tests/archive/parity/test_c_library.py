@@ -8,24 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.models import classifier, data
+from support.gates import exporter
+from support.models import classifier
 
 from keras_export_callbacks import (
     ExportDirectory,
-    Exporter,
     ExportError,
 )
 from keras_export_callbacks.archive.parity import c_library
-
-SAMPLE = data(rows=5, seed=9)[0]
-
-
-def exporter(model: Any, **options: Any) -> Exporter:
-    return Exporter("base", model, log_dir=None, **{"sample_inputs": SAMPLE} | options)
-
 
 SLOW = """
 import os, subprocess, sys

@@ -8,19 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from support.gates import SAMPLE, exporter, own
 from support.models import FEATURES, classifier, data
 
 from keras_export_callbacks import (
-    ExportArchive,
     ExportDirectory,
-    Exporter,
     ExportError,
     ExportEveryN,
-    standard_endpoints,
 )
-
-SAMPLE = data(rows=5, seed=9)[0]
 
 
 class Scaled(keras.layers.Layer):
@@ -37,10 +32,6 @@ def scaled() -> tuple[Any, Scaled]:
     inputs = keras.Input((FEATURES,))
     model = keras.Model(inputs, layer(keras.layers.Dense(2)(inputs)))
     return model, layer
-
-
-def exporter(model: Any, **options: Any) -> Exporter:
-    return Exporter("base", model, log_dir=None, **{"sample_inputs": SAMPLE} | options)
 
 
 def test_the_manifest_tells_how_equal_they_are_and_what_it_cost() -> None:
@@ -126,36 +117,6 @@ def test_small_values_are_not_hidden_by_large_ones() -> None:
         with pytest.warns(UserWarning, match="differs by up to 49 from 50"):
             gated.wait()
     assert isinstance(failed, ExportError)
-
-
-def own(archive: ExportArchive, model: Any) -> None:
-    """Endpoints of several inputs, nested outputs, numbers, text, and one that counts calls."""
-    standard_endpoints(archive, model)
-    words = tf.lookup.StaticVocabularyTable(
-        tf.lookup.KeyValueTensorInitializer(["0", "1"], tf.constant([5, 6], tf.int64)),
-        num_oov_buckets=1,
-    )
-    archive.track(words)
-    count = tf.Variable(0)
-
-    def nested(x: Any) -> Any:
-        return {"z": model(x), "a": [tf.argmax(model(x), -1), {"b": x > 0}]}
-
-    def counted(x: Any) -> Any:
-        count.assign_add(1)
-        return model(x) + tf.cast(count, tf.float32)
-
-    def text(x: Any) -> Any:
-        word = tf.strings.as_string(tf.argmax(model(x), -1))
-        return {"text": word, "id": words.lookup(word)}
-
-    inner = tf.function(lambda x: model(x, training=False))
-    signature = [tf.TensorSpec((None, FEATURES), tf.float32, "x")]
-    archive.add_endpoint("outer", lambda x: inner(x) * 2, signature)
-    archive.add_endpoint("nested", nested, signature)
-    archive.add_endpoint("counted", counted, signature)
-    archive.add_endpoint("text", text, signature)
-    archive.add_endpoint("other", lambda y: -y, [tf.TensorSpec((None, 1, 1), tf.float32, "y")])
 
 
 def test_every_inference_endpoint_that_takes_the_sample_is_compared() -> None:

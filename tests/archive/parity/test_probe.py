@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.gates import SAMPLE, exporter
 from support.models import FEATURES, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import (
     ExportArchive,
     ExportDirectory,
-    Exporter,
     ExportError,
     ExportEveryN,
     standard_endpoints,
@@ -26,12 +26,6 @@ from keras_export_callbacks.archive.parity import compare
 from keras_export_callbacks.archive.parity import probe as probing
 from keras_export_callbacks.archive.parity.probe import Probe
 from keras_export_callbacks.archive.parity.rounding import tolerance_of
-
-SAMPLE = data(rows=5, seed=9)[0]
-
-
-def exporter(model: Any, **options: Any) -> Exporter:
-    return Exporter("base", model, log_dir=None, **{"sample_inputs": SAMPLE} | options)
 
 
 def test_nothing_is_called_layer_by_layer_while_nothing_is_set(

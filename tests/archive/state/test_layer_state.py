@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.restoring import X, Y, model_of, normalized, version_of
 from support.stateful_layers import Finalized, Loaded, SavedAndLoaded
 
 from keras_export_callbacks import Exporter, restore
-
-X = np.linspace(0, 5, 8).reshape(4, 2).astype("float32")
-Y = X.sum(axis=1, keepdims=True)
-
-
-def model_of(*layers: Any, shape: Any = (2,), batch: int | None = None, dtype: Any = None) -> Any:
-    model = keras.Sequential([keras.Input(shape, batch_size=batch, dtype=dtype), *layers])
-    model.compile("adam", "mse")
-    return model
-
-
-def version_of(model: Any, base: str = "base", **options: Any) -> Path:
-    with Exporter(base, model, log_dir=None, background=False, **options) as exporter:
-        return Path(exporter.export().result().path)
-
-
-def normalized(scale: float) -> Any:
-    layer = keras.layers.Normalization()
-    layer.adapt(scale * X)
-    return layer
 
 
 def nested(scale: float) -> Any:

@@ -12,32 +12,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.restoring import X, model_of, normalized, version_of
 from support.stateful_layers import Keeping
 from support.versions import sign
 
 from keras_export_callbacks import ExportArchive, Exporter, ExportError, restore
 
-X = np.linspace(0, 5, 8).reshape(4, 2).astype("float32")
-Y = X.sum(axis=1, keepdims=True)
 VARIABLES = "assets.extra/variables.json"
 LAYERS = "assets.extra/layers.json"
-
-
-def model_of(*layers: Any, shape: Any = (2,), batch: int | None = None, dtype: Any = None) -> Any:
-    model = keras.Sequential([keras.Input(shape, batch_size=batch, dtype=dtype), *layers])
-    model.compile("adam", "mse")
-    return model
-
-
-def version_of(model: Any, base: str = "base", **options: Any) -> Path:
-    with Exporter(base, model, log_dir=None, background=False, **options) as exporter:
-        return Path(exporter.export().result().path)
-
-
-def normalized(scale: float) -> Any:
-    layer = keras.layers.Normalization()
-    layer.adapt(scale * X)
-    return layer
 
 
 def test_the_states_of_recurrent_layers_are_put_back() -> None:

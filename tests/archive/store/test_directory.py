@@ -34,8 +34,6 @@ from keras_export_callbacks.archive.store.record import MANIFEST
 from keras_export_callbacks.archive.store.staging import STAGING
 
 BASE = Path("base")
-
-
 SOURCE = Path("trials", "trial_0", "3")
 
 
