@@ -18,7 +18,6 @@ from ..errors import (
     StorageError,
     VersionNotFoundError,
 )
-from .cloud import side_by_side
 from .download import download
 from .files import Identity, clear_errors
 from .objective import Mode, Objective
@@ -28,6 +27,7 @@ from .record import SCHEMA, ExportRecord, read_record
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
 from .store import Files, Store, open_store, version_path
+from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
 from .versions import is_marker, parse
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DamagedVersionError, ExportValueError
-from .cloud import side_by_side
 from .files import FileInfo
 from .record import read_record
 from .remote import VersionPath
 from .store import Files, open_store
+from .threads import side_by_side
 from .verify import OWN_FILES, manifest_problems, without_manifest
 from .versions import is_marker
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import VersionNotFoundError
-from .bucket import BucketStore
+from .buckets.store import BucketStore
 from .files import FileInfo, FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
