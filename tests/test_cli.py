@@ -155,7 +155,7 @@ def test_what_does_not_verify_is_not_published() -> None:
     assert "saved_model.pb" in run("rollback", BASE, 1, code=1).stderr
     assert tree(BASE) == before
     (BASE / "2" / "saved_model.pb").write_bytes(b"other")
-    assert "Say which VERSION to go back to instead of 2." in run("rollback", BASE, code=1).stderr
+    assert "Pass the VERSION to go back to, instead of 2." in run("rollback", BASE, code=1).stderr
 
 
 def test_what_is_published_but_cannot_be_printed_is_done() -> None:
