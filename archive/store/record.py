@@ -139,8 +139,9 @@ class ExportRecord:
         bytes: The total size of all files except the manifest and its digest, in bytes.
         graph_reused: Whether the export reused the traced graph of an earlier export.
         stall_seconds: How long training waited for the export.
-        write_seconds: The time from the end of the snapshot until just before the version
-            appeared. It includes the wait for earlier exports.
+        write_seconds: The time from the end of the snapshot until the manifest was
+            written, just before the version appeared. It includes the wait for earlier
+            exports. In a bucket, files are still copied after it.
         libraries: The versions of the libraries that wrote the version, by name.
         files: The size and the digest of every file except the manifest and its digest, by
             relative path.
