@@ -52,7 +52,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, BrokenPipeError):
-        raise  # A call for help, or a reader that left, such as `| head`.
+        raise  # The user asked for help, or the reader closed the pipe, as `| head` does.
     except click.UsageError as error:
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
         _tell(f"{error.format_message().removesuffix('.')}.{hint}")
@@ -75,7 +75,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Turn garbage collection off. A command keeps what it reads, and would take twice as long."""
+    """Turn off garbage collection. It would double the run time, and find little to free."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +113,7 @@ def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -
 
 
 def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the versions that complete what was typed."""
+    """Return the versions whose numbers begin with what the user typed."""
     base = ctx.params.get("base")
     versions = map(str, base.versions() if isinstance(base, ExportDirectory) else ())
     return [version for version in versions if version.startswith(incomplete)]
@@ -160,7 +160,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
 @_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
-    """Show all about a VERSION in BASE, by default the newest."""
+    """Show everything about a VERSION in BASE, by default the newest."""
     record = base.record(_newest(base) if version is None else version)
     if as_json:
         _print_json(_content(record))
@@ -181,7 +181,10 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 @_BASE
 @_VERSION
 def verify(base: ExportDirectory, version: int | None) -> None:
-    """Compare every byte of a VERSION with what was published, by default of all versions."""
+    """Compare every byte of a VERSION in BASE with what was published.
+
+    By default, compare all versions.
+    """
     versions = _some_versions(base) if version is None else [version]
     failed = 0
     is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -225,7 +228,7 @@ def prune(
     if keep_best is not None:
         if monitor is None or mode is None:
             raise click.UsageError("--keep-best needs --monitor and --mode.")
-        _best(base, monitor, mode)  # Fail if no version has the metric: nothing would be kept.
+        _best(base, monitor, mode)  # Fail if no version has the metric. None would be kept.
         policies.append(KeepBest(keep_best, monitor=monitor, mode=mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
@@ -262,7 +265,7 @@ def rollback(base: ExportDirectory, version: int | None) -> None:
         _publish(base, base.record(before).path)
     except (DamagedVersionError, NewerVersionError) as error:
         raise ExportError(
-            f"{error} Say which VERSION to go back to instead of {before}."
+            f"{error} Pass the VERSION to go back to, instead of {before}."
         ) from error
 
 
@@ -271,7 +274,10 @@ def rollback(base: ExportDirectory, version: int | None) -> None:
 @click.argument("version", type=int, shell_complete=_versions_there)
 @click.argument("to", type=click.Path())
 def download(base: ExportDirectory, version: int, to: str) -> None:
-    """Copy a VERSION in BASE to TO, a new or empty directory, and compare it byte by byte."""
+    """Copy a VERSION in BASE to TO, which must be a new or empty directory.
+
+    Every byte of the copy is compared with what was published.
+    """
     size = base.record(version).bytes
     with clear_errors(to), _progress(size) as progress:
         path = download_version(base.store.at(str(version)), local_path(to), progress)
@@ -292,11 +298,13 @@ def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, .
     chosen = {text: base.record(int(number)).version for text, _, number in pairs}
     name = base.path.name if name is None else name
     if not name:
-        raise click.UsageError("Expected --name NAME, such as --name classifier.")
+        raise click.UsageError("The model has no name. Pass one, such as --name classifier.")
     try:
         click.echo(_serving_config(base, name, chosen))
     except UnicodeEncodeError as error:
-        raise click.UsageError(f"Received {error.object!a}. Expected UTF-8.") from error
+        raise click.UsageError(
+            f"Received {error.object!a}. Expected text that UTF-8 can encode."
+        ) from error
 
 
 def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int]) -> str:
@@ -323,18 +331,18 @@ def _publish(base: ExportDirectory, source: VersionPath) -> None:
     try:
         click.echo(path)
     except OSError as error:
-        # The version is published. If this failed, a script might publish it once more.
+        # The version is published. If the command failed, a script might publish it again.
         _tell(f"Published as '{path}', which cannot be printed: {error}.")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def _progress(size: int) -> Iterator[Callable[[int], None]]:
-    """Tells on a terminal how many bytes of `size` are done."""
+    """Show a progress bar for `size` bytes on a terminal."""
     with click.progressbar(
         length=max(size, 1), file=sys.stderr, hidden=not sys.stderr.isatty()
     ) as bar:
-        lock = threading.Lock()  # Files are read side by side.
+        lock = threading.Lock()  # Several threads read files.
 
         def progress(count: int) -> None:
             with lock:
@@ -351,17 +359,21 @@ def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
 
 
 def _before_newest(base: ExportDirectory) -> int:
-    """Return the version before the newest. If the newest is a copy, go before its original."""
+    """Return the version that a rollback publishes by default.
+
+    It is the version before the newest. If the newest version is a copy, it is the version
+    before the original. Thus each rollback goes back one more version.
+    """
     newest = _newest(base)
     original = min(_same_as(base, newest), default=newest)
     earlier = [version for version in base.versions() if version < original]
     if not earlier:
-        raise ExportError(f"'{base.path}' holds no version before the newest.")
+        raise ExportError(f"'{base.path}' has no version before the newest.")
     return earlier[-1]
 
 
 def _same_as(base: ExportDirectory, version: int) -> list[int]:
-    """Return a version with all its copies and its original; nothing if it has no record."""
+    """Return a version, its copies and its original, or an empty list if it has no record."""
     # A copy differs from its original only in these fields.
     contents = {
         record.version: replace(record, version=0, created="", path=base.path)
@@ -439,7 +451,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _width() -> int:
-    """Return the width of the terminal in columns. Without a terminal, nothing is too wide."""
+    """Return the width of the terminal in columns, or a very large number without a terminal."""
     return shutil.get_terminal_size((1_000_000, 24)).columns
 
 
@@ -455,7 +467,7 @@ def _printable(content: str) -> str:
 
 
 def _shared(base: ExportDirectory, record: ExportRecord) -> str:
-    """Return which versions share files with a version, as hard links, and how many bytes."""
+    """Return a text about the versions that share files with a version by hard links."""
     path = base.store.local_path(record.version)
     if path is None:
         return ""

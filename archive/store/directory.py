@@ -1,4 +1,4 @@
-"""What a user can ask of a base directory, without TensorFlow."""
+"""`ExportDirectory`, with which users look after the versions in a base directory."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
 from .versions import is_marker, parse
 
-# A record, and the identity of the manifest it was read from.
+# The identity of a manifest, and the record that was read from it.
 _Known: TypeAlias = tuple[Identity | None, ExportRecord]
 
 
 class ExportDirectory:
-    """The versions in a base directory: list, describe, verify, prune, publish.
+    """Lists, verifies, publishes and removes the versions in a base directory.
 
-    Reads only what is committed: a staged or half-removed version is never
-    seen. Does not import TensorFlow.
+    It sees only published versions. Versions that are still being written or removed do
+    not count. It does not import TensorFlow.
 
     Args:
-        base_dir: the directory that holds the versions. It need not exist yet.
+        base_dir: The directory that holds the versions, or the URL of one in a bucket, such
+            as ``"s3://bucket/served"``. It does not need to exist yet.
 
     Example:
 
@@ -57,14 +58,15 @@ class ExportDirectory:
 
     @classmethod
     def over(cls, store: Store) -> ExportDirectory:
-        """The versions in a store that is open already."""
+        """Return the `ExportDirectory` of a store that is already open."""
         directory = cls.__new__(cls)
         directory._set(store)
         return directory
 
     def _set(self, store: Store) -> None:
         self.store = store
-        # What was surveyed last, if all of it could be read; and the records by version.
+        # The manifests of the last survey, or None if one of them could not be read. Then the
+        # records of that survey, by version.
         self._known: tuple[dict[int, Identity | None] | None, dict[int, _Known]] = None, {}
         self._told: set[VersionPath] = set()
 
@@ -77,39 +79,51 @@ class ExportDirectory:
         return f"ExportDirectory({str(self.path)!r})"
 
     def versions(self) -> list[int]:
-        """The numbers of all versions, ascending, whoever wrote them."""
+        """Return the numbers of all versions in ascending order.
+
+        Versions that another program wrote are included.
+        """
         return sorted(self._manifests())
 
     def latest(self) -> ExportRecord | None:
-        """The record of the newest version with a readable manifest, or None."""
+        """Return the record of the newest version that has a readable manifest, or None."""
         return next(iter(reversed(self.records())), None)
 
     def best(self, monitor: str, mode: Mode) -> ExportRecord | None:
-        """The record with the best value of a metric, or None if none has it.
+        """Return the record with the best value of a metric.
 
         Args:
-            monitor: the metric's name, such as ``"val_accuracy"``.
-            mode: ``"min"`` or ``"max"``.
+            monitor: String. The metric's name, such as ``"val_accuracy"``.
+            mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+
+        Returns:
+            An `ExportRecord`, or None if no version has a value of the metric.
+
+        Raises:
+            ExportValueError: If an argument cannot be used.
         """
         return Objective(monitor, mode).best(self.records())
 
     def record(self, version: int) -> ExportRecord:
-        """The record of one version.
+        """Return the record of one version.
+
+        Args:
+            version: Int. The number of the version.
 
         Raises:
-            ExportError: there is no such version, it carries no manifest of
-                ours, or the manifest is damaged.
+            ExportError: If the version does not exist, has no manifest, or has a manifest
+                that is damaged.
         """
         record = _record_in(self._files_of(version))
         self._warn_if_newer([record])
         return record
 
     def records(self) -> list[ExportRecord]:
-        """The records of all versions that have a readable manifest, ascending."""
+        """Return the records of all versions that have a readable manifest, oldest first."""
         return self.survey()[0]
 
     def survey(self) -> tuple[list[ExportRecord], list[DamagedVersionError]]:
-        """`records`, and why each of the other manifests cannot be read."""
+        """Return the result of `records`, and an error for each manifest that cannot be read."""
         manifests = self._manifests()
         surveyed, known_records = self._known
         if manifests == surveyed:
@@ -120,7 +134,7 @@ class ExportDirectory:
             partial(self._try_to_read, version, identity, known_records.get(version))
             for version, identity in sorted(manifests.items())
         ]
-        # Each is a request, where it is no local file.
+        # Reading a manifest in a bucket takes a request, so several are read at the same time.
         is_far = not isinstance(self.path, Path)
         results = side_by_side(read, 16) if is_far else [each() for each in read]
         for version, result in zip(sorted(manifests), results, strict=True):
@@ -128,7 +142,7 @@ class ExportDirectory:
                 damage.append(result)
             elif result is not None:
                 found[version] = result
-        # A manifest that cannot be read, or was not there, may be another the next time.
+        # If a manifest was missing or could not be read, the next survey reads again.
         is_complete = len(found) == len(manifests) and None not in manifests.values()
         self._known = manifests if is_complete else None, found
         records = [record for _, record in found.values()]
@@ -136,25 +150,40 @@ class ExportDirectory:
         return records, damage
 
     def verify(self, version: int) -> list[str]:
-        """What is wrong with the files of a version; empty when it is sound.
+        """Compare every byte of a version with what was published.
 
-        Every file is compared with the size and digest in the manifest, and the
-        manifest with its own, so this reads the whole version.
+        Every file is compared with its size and digest in the manifest. The manifest is
+        compared with its own digest. Thus this reads the whole version.
+
+        Args:
+            version: Int. The number of the version.
+
+        Returns:
+            A list with one text per problem. The list is empty if the version verifies.
 
         Raises:
-            VersionNotFoundError: there is no such version.
+            VersionNotFoundError: If the version does not exist.
         """
         return problems_of(self._files_of(version))
 
     def prune(self, policy: int | RetentionPolicy) -> list[int]:
-        """Remove the versions that `policy` does not keep, and return their numbers.
+        """Remove the versions that a policy does not keep, and return their numbers.
 
-        Only versions with a readable manifest are ever removed, never the
-        newest, never the best by an objective they were exported for, and none
-        that a later version of this library wrote.
+        The newest version always stays, and so does the best version by each metric that
+        a version was exported for. Versions without a readable manifest, and versions that
+        a later version of this library wrote, also stay.
 
         Args:
-            policy: such as ``KeepLatest(3)``, or an int that means that.
+            policy: A retention policy such as ``KeepLatest(3)``, or an int. The int ``3``
+                means ``KeepLatest(3)``.
+
+        Returns:
+            The numbers of the removed versions, as a list of ints. A version that cannot
+            be removed is named in a warning instead.
+
+        Raises:
+            ExportError: If `policy` is not a policy or an int of at least 1, or if the
+                directory cannot be read or written.
         """
         chosen = as_policy(policy)
         removed: list[int] = []
@@ -169,7 +198,7 @@ class ExportDirectory:
                 except FileNotFoundError:
                     continue  # Another writer removed it first.
                 except StorageError:
-                    raise  # Nor can the others be removed.
+                    raise  # The other versions could not be removed either.
                 except OSError as error:
                     warnings.warn(
                         f"Version {version} in '{self.path}' could not be removed: {error}.",
@@ -178,58 +207,67 @@ class ExportDirectory:
         return removed
 
     def publish(self, source_version_path: str | os.PathLike[str]) -> ExportRecord:
-        """Publish a copy of a version, from here or elsewhere, as the next version here.
+        """Publish a copy of a version as the next version in this directory.
 
-        Files are hard-linked where the file system allows, else copied.
+        The copy is verified before it is published. Its files are hard links where the file
+        system allows it.
 
         Args:
-            source_version_path: the directory of a version with a manifest.
+            source_version_path: The directory of the version to copy, in this or another
+                base directory. The version needs a manifest.
+
+        Returns:
+            The `ExportRecord` of the new version.
 
         Raises:
-            ExportError: there is no such version, it does not verify, a later
-                version of this library wrote it, or it cannot be written here.
+            ExportError: If the version does not exist or does not verify, if a later
+                version of this library wrote it, or if nothing can be written here.
         """
         source, version = version_path(source_version_path, "source_version_path=")
         origin = ExportDirectory(source.parent)._files_of(version)
         record = _record_in(origin)
         if record.is_newer:
             raise NewerVersionError(
-                f"'{source}' cannot be published: a later version of this library wrote it (its "
-                f"manifest has schema {record.schema}, this one writes {SCHEMA}), and a copy would "
-                "lose what only that one knows. Upgrade keras-export-callbacks."
+                f"'{source}' cannot be published: a later version of this library wrote it. Its "
+                f"manifest has schema {record.schema}, but the installed library writes schema "
+                f"{SCHEMA}. A copy would lose what only the later version can read. Upgrade "
+                "keras-export-callbacks."
             )
         self.store.check()
         with clear_errors(self.path), self.store.stage() as staged:
             for name in origin.files():
                 if name not in OWN_FILES and not is_marker(name):
                     (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                    with contextlib.suppress(FileNotFoundError):  # It went away: told below.
+                    with contextlib.suppress(FileNotFoundError):  # It is reported below.
                         origin.fetch(name, staged / name)
-            # The copy, so that what is published is what was verified.
+            # The copy is verified, and not the source, because the copy is published.
             found = differences(open_store(staged), record.files)
             if problems := [*manifest_problems(origin), *found]:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.store)
 
     def download(self, version: int, to: str | os.PathLike[str]) -> Path:
-        """Copy a version to a local directory, and return its path.
+        """Copy a version to a local directory.
 
-        The copy is compared with what was published. It appears complete, or not
-        at all, and shares no bytes with the version.
+        The copy is compared with what was published. It appears complete or not at all. Its
+        files are not hard links to the files of the version.
 
         Args:
-            version: the number of the version.
-            to: a new or an empty directory.
+            version: Int. The number of the version.
+            to: The path of the copy. It must not exist yet, or be an empty directory.
+
+        Returns:
+            The path of the copy, as an absolute `Path`.
 
         Raises:
-            ExportError: there is no such version, it does not verify, or there is
-                something in `to`.
+            ExportError: If the version does not exist or does not verify, or if `to` is not
+                empty.
         """
         with clear_errors(to):
             return download(self._files_of(version), local_path(to))
 
     def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
-        """Say once of each version that a later version of this library wrote it."""
+        """Warn of versions that a later version of this library wrote, once for each."""
         for record in records:
             if record.is_newer and record.path not in self._told:
                 self._told.add(record.path)
@@ -238,7 +276,13 @@ class ExportDirectory:
     def _try_to_read(
         self, version: int, identity: Identity | None, known: _Known | None
     ) -> _Known | DamagedVersionError | None:
-        """The record of a version, read again only if its manifest may have been replaced."""
+        """Return the record of a version with the identity of its manifest.
+
+        The manifest is not read again if its identity is the same as in `known`.
+
+        Returns:
+            The error if the manifest is damaged, or None if the version has no manifest.
+        """
         if known is not None and identity is not None and known[0] == identity:
             return known
         try:
@@ -284,7 +328,7 @@ def _newer(record: ExportRecord) -> str:
     is_lost = "metrics" in record.unread
     worse = " A worse version may be published after it." if is_lost else ""
     return (
-        f"A later version of this library wrote '{record.path}': its manifest has schema "
-        f"{record.schema}, this one knows {SCHEMA}. It is not removed here.{unread}{worse} "
-        "Upgrade keras-export-callbacks."
+        f"A later version of this library wrote '{record.path}'. Its manifest has schema "
+        f"{record.schema}, but the installed library knows schema {SCHEMA}. This directory is "
+        f"not removed.{unread}{worse} Upgrade keras-export-callbacks."
     )

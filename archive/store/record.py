@@ -82,11 +82,12 @@ class ParityInfo:
 
     Attributes:
         live_seconds: How long training waited for the model's outputs.
-        check_seconds: How long it took to load and run the artifact.
+        check_seconds: How long it took to load and run the artifact in another process.
         differences: The largest absolute difference of each output, by
             ``signature/output``. For integers, bools and strings it is the share of values
-            that differ.
-        allowed: The largest difference that rounding explains, by ``signature/output``.
+            that differ. It may also be that share for floats that are all whole numbers.
+        allowed: The difference that rounding explains for the value that differs most, or
+            the share of values that may differ, by ``signature/output``.
         skipped: For each signature that was not compared, the reason.
     """
 
@@ -138,8 +139,9 @@ class ExportRecord:
         bytes: The total size of all files except the manifest and its digest, in bytes.
         graph_reused: Whether the export reused the traced graph of an earlier export.
         stall_seconds: How long training waited for the export.
-        write_seconds: The time from the end of the snapshot until the version was ready
-            to be published.
+        write_seconds: The time from the end of the snapshot until the manifest was
+            written, just before the version appeared. It includes the wait for earlier
+            exports. In a bucket, files are still copied after it.
         libraries: The versions of the libraries that wrote the version, by name.
         files: The size and the digest of every file except the manifest and its digest, by
             relative path.
@@ -227,9 +229,10 @@ def read_record(version: Files) -> ExportRecord:
     """Return the record of a version.
 
     Raises:
-        FileNotFoundError: If the version has no manifest. Another program wrote it then.
-        DamagedVersionError: If the manifest cannot be read, or if this library did not
-            write it like that.
+        FileNotFoundError: If the version has no manifest, because another program wrote
+            the version.
+        DamagedVersionError: If the manifest cannot be read, or if its contents are not what
+            this library writes.
     """
     path = version.root / MANIFEST
     try:
@@ -238,7 +241,7 @@ def read_record(version: Files) -> ExportRecord:
         if status.size is None:
             raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
     except (FileNotFoundError, StorageError):
-        raise  # There is none, or the whole store cannot be read.
+        raise  # The version has no manifest, or the whole store cannot be read.
     except OSError as error:
         raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
     return parse_record(content, version.root)
@@ -324,9 +327,9 @@ def _fitted(content: Any, version_dir: VersionPath) -> ExportRecord:
     A manifest with a higher schema is read as far as possible.
 
     Raises:
-        ValueError: If the manifest has this library's schema and a wrong value. The message
-            names the key. Also if the schema or the version cannot be read, or if the
-            schema is too low.
+        ValueError: If the manifest has this library's schema and a wrong value, if the
+            schema or the version cannot be read, or if the schema is too low. The message
+            names the key.
     """
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, found {type(content).__name__}")

@@ -134,8 +134,8 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
 
     - The newest version, because a server serves it.
     - The best version by each objective that a version was exported for. The best value
-      is read from the versions that exist. Without the best version, a worse model would
-      count as the best so far.
+      so far is read from the versions that exist. Without the best version, a worse value
+      would count as the best.
     - Versions that a later version of this library wrote, because it may know a reason to
       keep them.
 
@@ -148,12 +148,13 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:
-    """Return up to two versions for each objective: the best of all, and the best of its own.
+    """Return the versions that must stay because they are the best by an objective.
 
-    An objective's own versions are those exported for it. The two are nearly always the
-    same version. They differ if a version exported for another reason is better. If none
-    of its own versions stayed, no record would name the objective any more, and the best
-    version by it would lose its protection.
+    There are up to two for each objective: the best of all versions, and the best of the
+    versions that were exported for this objective. Nearly always these are the same
+    version. They differ if a version that was exported for another reason is better. The
+    second one must stay too. Without it, no record would name the objective any more, and
+    the best version could be removed.
     """
     bests = set()
     for objective in {objective for record in records if (objective := record.objective)}:
@@ -167,6 +168,6 @@ def _bests(records: Sequence[ExportRecord]) -> set[int]:
 def _check_count(n: int, name: str) -> None:
     if not is_whole(n) or n < 1:
         raise ExportValueError(
-            f"Received {name}(n={n!r}). Expected how many versions to keep, as an int of at "
+            f"Received {name}(n={n!r}). Expected the number of versions to keep, as an int of at "
             "least 1."
         )

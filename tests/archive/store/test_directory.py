@@ -180,7 +180,10 @@ def test_versions_that_come_and_go_are_seen_by_one_who_knows_the_others(
     assert base.versions() == [3, 4]
 
 
-NEWER = "A later version of this library wrote '.*{}': its manifest has schema 2, this one knows 1"
+NEWER = (
+    r"A later version of this library wrote '.*{}'\. Its manifest has schema 2, but the installed "
+    "library knows schema 1"
+)
 
 
 def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> None:
@@ -194,7 +197,7 @@ def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> 
 
 def test_a_newer_manifest_is_told_once(base: ExportDirectory) -> None:
     rewrite_manifest(BASE / "2", schema=2)
-    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. It is not removed") as told:
+    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. This directory is not") as told:
         best = base.best("m", "max")
     assert len(told) == 1
     assert best is not None
@@ -218,7 +221,7 @@ def test_a_newer_manifest_without_metrics_is_told_to_be_beaten(base: ExportDirec
 @pytest.mark.parametrize("changes", [{}, {"metrics": 1}, {"created": 5, "files": []}])
 def test_a_newer_version_is_never_removed(base: ExportDirectory, changes: dict[str, Any]) -> None:
     rewrite_manifest(BASE / "1", schema=3, **changes)
-    with pytest.warns(UserWarning, match="It is not removed here"):
+    with pytest.warns(UserWarning, match="This directory is not removed"):
         assert base.prune(1) == [2]
     assert base.versions() == [1, 3]
 
@@ -236,7 +239,7 @@ def test_a_newer_version_is_verified_by_the_digests_that_can_be_read(base: Expor
 def test_a_newer_version_is_not_copied(base: ExportDirectory) -> None:
     rewrite_manifest(BASE / "1", schema=2)
     before = tree(BASE)
-    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, this one wr"):
+    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, but the"):
         base.publish(BASE / "1")
     assert tree(BASE) == before
 

@@ -178,9 +178,9 @@ def test_a_policy_that_keeps_nothing_leaves_the_newest() -> None:
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, True, "3", None])
 def test_counts_are_checked(n: Any) -> None:
-    with pytest.raises(ExportError, match=r"Received KeepLatest\(.* Expected how many versions"):
+    with pytest.raises(ExportError, match=r"Received KeepLatest\(.* Expected the number of"):
         KeepLatest(n)
-    with pytest.raises(ExportError, match=r"Received KeepBest\(.* Expected how many versions"):
+    with pytest.raises(ExportError, match=r"Received KeepBest\(.* Expected the number of"):
         KeepBest(n, "m", "min")
 
 
