@@ -12,9 +12,8 @@ import json
 import os
 import shutil
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from rich.cells import cell_len, set_cell_size
 from . import texts
 from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
 from .archive.store.directory import ExportDirectory
-from .archive.store.download import download as download_version
-from .archive.store.files import clear_errors
+from .archive.store.files import Progress
 from .archive.store.objective import Mode
-from .archive.store.paths import local_path
 from .archive.store.record import WARMUP, ExportRecord
 from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy
@@ -187,12 +184,11 @@ def verify(base: ExportDirectory, version: int | None) -> None:
     """
     versions = _some_versions(base) if version is None else [version]
     failed = 0
-    is_watched = sys.stderr.isatty() and not sys.stdout.isatty()
-    with click.progressbar(versions, file=sys.stderr, hidden=not is_watched) as watched:
-        for number in watched:
-            problems = base.verify(number)
-            failed += bool(problems)
-            click.echo(f"{number}: {'; '.join(problems) or 'ok'}")
+    for number in versions:
+        with _progress(f"Version {number}", _size(base, number)) as progress:
+            problems = base.verify(number, progress)
+        failed += bool(problems)
+        click.echo(f"{number}: {'; '.join(problems) or 'ok'}")
     if failed:
         sys.exit(1)
 
@@ -278,9 +274,8 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
 
     Every byte of the copy is compared with what was published.
     """
-    size = base.record(version).bytes
-    with clear_errors(to), _progress(size) as progress:
-        path = download_version(base.store.at(str(version)), local_path(to), progress)
+    with _progress(f"Version {version}", _size(base, version)) as progress:
+        path = base.download(version, to, progress)
     click.echo(_printable(str(path)))
 
 
@@ -336,19 +331,29 @@ def _publish(base: ExportDirectory, source: VersionPath) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _size(base: ExportDirectory, version: int) -> int | None:
+    """Return the size of a version in bytes, or None if its manifest does not tell."""
+    try:
+        return base.record(version).bytes
+    except DamagedVersionError:
+        return None
+
+
 @contextlib.contextmanager
-def _progress(size: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for `size` bytes on a terminal."""
-    with click.progressbar(
-        length=max(size, 1), file=sys.stderr, hidden=not sys.stderr.isatty()
+def _progress(label: str, size: int | None) -> Iterator[Progress]:
+    """Show on a terminal how many of `size` bytes are done, while the block runs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    is_hidden = not console.is_terminal
+    with Bar(
+        *columns, TransferSpeedColumn(), console=console, transient=True, disable=is_hidden
     ) as bar:
-        lock = threading.Lock()  # Several threads read files.
-
-        def progress(count: int) -> None:
-            with lock:
-                bar.update(count)
-
-        yield progress
+        task = bar.add_task(label, total=size)
+        yield lambda count: bar.advance(task, count)
 
 
 def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -349,3 +352,35 @@ def test_nothing_is_published_into_a_version(inside: str) -> None:
     before = tree(BASE)
     assert "a directory outside of it" in run("publish", BASE / "1", BASE / inside, code=1).stderr
     assert tree(BASE) == before
+
+
+def on_a_terminal(*args: str) -> tuple[str, str]:
+    """What a command prints, and all that a terminal shows."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "keras_export_callbacks", *args]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # The other end is closed.
+            while part := os.read(terminal, 4096):
+                shown += part
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
+    os.close(terminal)
+    return printed, shown.decode()
+
+
+def test_a_terminal_shows_how_many_bytes_are_done() -> None:
+    printed, shown = on_a_terminal("verify", "base")
+    assert printed == "1: ok\n2: ok\n3: ok\n"
+    assert "286/286 bytes" in shown
+    assert re.search("Version 1.*Version 2.*Version 3", shown, re.DOTALL)
+    assert shown.endswith("\x1b[2K")  # The bar is erased.
+    printed, shown = on_a_terminal("download", "base", "2", "copy")
+    assert printed == f"{Path('copy').absolute()}\n"
+    assert "Version 2" in shown
+    (BASE / "2" / MANIFEST).write_text("{")
+    printed, shown = on_a_terminal("verify", "base", "2")
+    assert printed.startswith("2: ")
+    assert "Version 2" in shown

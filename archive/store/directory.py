@@ -19,7 +19,7 @@ from ..errors import (
     VersionNotFoundError,
 )
 from .download import download
-from .files import Identity, clear_errors
+from .files import Identity, Progress, clear_errors, no_progress
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
@@ -149,7 +149,7 @@ class ExportDirectory:
         self._warn_if_newer(records)
         return records, damage
 
-    def verify(self, version: int) -> list[str]:
+    def verify(self, version: int, progress: Progress = no_progress) -> list[str]:
         """Compare every byte of a version with what was published.
 
         Every file is compared with its size and digest in the manifest. The manifest is
@@ -157,6 +157,8 @@ class ExportDirectory:
 
         Args:
             version: Int. The number of the version.
+            progress: A function that is called with the size of each block that was read,
+                in bytes.
 
         Returns:
             A list with one text per problem. The list is empty if the version verifies.
@@ -164,7 +166,7 @@ class ExportDirectory:
         Raises:
             VersionNotFoundError: If the version does not exist.
         """
-        return problems_of(self._files_of(version))
+        return problems_of(self._files_of(version), progress)
 
     def prune(self, policy: int | RetentionPolicy) -> list[int]:
         """Remove the versions that a policy does not keep, and return their numbers.
@@ -246,7 +248,9 @@ class ExportDirectory:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
             return publish_record(staged, replace(record, path=staged), self.store)
 
-    def download(self, version: int, to: str | os.PathLike[str]) -> Path:
+    def download(
+        self, version: int, to: str | os.PathLike[str], progress: Progress = no_progress
+    ) -> Path:
         """Copy a version to a local directory.
 
         The copy is compared with what was published. It appears complete or not at all. Its
@@ -255,6 +259,8 @@ class ExportDirectory:
         Args:
             version: Int. The number of the version.
             to: The path of the copy. It must not exist yet, or be an empty directory.
+            progress: A function that is called with the size of each block that was copied,
+                in bytes. Several threads call it.
 
         Returns:
             The path of the copy, as an absolute `Path`.
@@ -264,7 +270,7 @@ class ExportDirectory:
                 empty.
         """
         with clear_errors(to):
-            return download(self._files_of(version), local_path(to))
+            return download(self._files_of(version), local_path(to), progress)
 
     def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
         """Warn of versions that a later version of this library wrote, once for each."""

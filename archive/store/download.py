@@ -1,4 +1,4 @@
-"""A version somewhere → a verified copy of it in a local directory."""
+"""Copy a version to a local directory, and verify the copy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from ..errors import DamagedVersionError, ExportValueError
-from .files import FileInfo
+from .files import FileInfo, Progress, counted, no_progress
 from .record import read_record
 from .remote import VersionPath
 from .store import Files, open_store
@@ -21,19 +21,20 @@ from .threads import side_by_side
 from .verify import OWN_FILES, manifest_problems, without_manifest
 from .versions import is_marker
 
-Progress = Callable[[int], None]
 
-
-def download(version: Files, to: Path, progress: Progress = lambda count: None) -> Path:
+def download(version: Files, to: Path, progress: Progress = no_progress) -> Path:
     """Copy a version to a new or empty directory, which appears complete or not at all.
 
     Args:
-        version: the version.
-        to: the directory.
-        progress: called with the size of each block that was copied.
+        version: The files of the version.
+        to: The directory.
+        progress: A function that is called with the size of each block, in bytes.
+
+    Returns:
+        The directory.
 
     Raises:
-        ExportError: there is something in `to`, or the version is not what was published.
+        ExportError: If `to` is not empty, or the version is not what was published.
     """
     if os.path.lexists(to) and not (to.is_dir() and not os.listdir(to)):
         raise ExportValueError(
@@ -73,7 +74,7 @@ def download(version: Files, to: Path, progress: Progress = lambda count: None) 
 
 @contextlib.contextmanager
 def local_copy(path: VersionPath) -> Iterator[Path]:
-    """The directory of a version, or for a while a verified copy of one that is elsewhere."""
+    """The local directory of a version. Of a version elsewhere, a verified copy for a while."""
     if isinstance(path, Path):
         yield path
         return
@@ -84,7 +85,7 @@ def local_copy(path: VersionPath) -> Iterator[Path]:
 def _copy(
     version: Files, name: str, target: Path, expected: FileInfo | None, progress: Progress
 ) -> str | None:
-    """Copy a file; what is wrong with it, if anything."""
+    """Copy a file. Return how it differs from what was published, or None."""
     target.parent.mkdir(parents=True, exist_ok=True)
     status = version.stat(name)
     if status is None:
@@ -94,11 +95,10 @@ def _copy(
     size, digest = 0, hashlib.sha256()
     try:
         with open(target, "xb") as file:
-            for block in version.blocks(name):
+            for block in counted(version.blocks(name), progress):
                 file.write(block)
                 digest.update(block)
                 size += len(block)
-                progress(len(block))
     except FileNotFoundError:
         return f"{name!r} is missing"
     if expected is not None and (size, digest.hexdigest()) != (expected.size, expected.sha256):

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +17,9 @@ from ..errors import ExportError, StorageError
 # The number of bytes of a file that are read at a time.
 BLOCK = 2**20
 
+
+# A function that is told how many more bytes are done.
+Progress: TypeAlias = Callable[[int], object]
 
 # Values that differ between two files, and also change when a file is written to.
 Identity: TypeAlias = tuple[int | str, ...]
@@ -171,6 +174,17 @@ def blocks_of(path: Path) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             yield block
+
+
+def no_progress(count: int) -> None:
+    """Ignore how many bytes are done."""
+
+
+def counted(blocks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
+    """Yield blocks, and call `progress` with the size of each."""
+    for block in blocks:
+        progress(len(block))
+        yield block
 
 
 def sha256_of(path: Path) -> str:

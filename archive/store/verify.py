@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from ..errors import DamagedVersionError
-from .files import FileInfo, digest_of, first_bytes
+from .files import FileInfo, Progress, counted, digest_of, first_bytes, no_progress
 from .record import MANIFEST, MANIFEST_DIGEST, manifest_digest, read_record
 from .remote import VersionPath
 from .store import Files, open_store
@@ -34,7 +34,7 @@ def version_problems(version_dir: str | os.PathLike[str]) -> list[str]:
     return problems_of(open_store(version_dir))
 
 
-def problems_of(version: Files) -> list[str]:
+def problems_of(version: Files, progress: Progress = no_progress) -> list[str]:
     """Return the problems of a version in a store, as `version_problems` does."""
     try:
         record = read_record(version)
@@ -47,7 +47,7 @@ def problems_of(version: Files) -> list[str]:
             f"the files of '{version.root}' cannot be verified: a later version of this library "
             f"wrote its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
         ]
-    return [*manifest_problems(version), *differences(version, record.files)]
+    return [*manifest_problems(version), *differences(version, record.files, progress)]
 
 
 def without_manifest(version_dir: VersionPath) -> str:
@@ -77,7 +77,9 @@ def manifest_problems(version: Files) -> list[str]:
     return [f"{MANIFEST!r} or {MANIFEST_DIGEST!r} has other contents than were published"]
 
 
-def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
+def differences(
+    version: Files, expected: Mapping[str, FileInfo], progress: Progress = no_progress
+) -> list[str]:
     """Return how the files of a version differ from the expected ones.
 
     The manifest and the file with its digest are not compared.
@@ -85,6 +87,7 @@ def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
     Args:
         version: The files of the version.
         expected: The size and the digest of each file, by relative path.
+        progress: A function that is called with the size of each block, in bytes.
 
     Returns:
         One text per problem.
@@ -95,14 +98,14 @@ def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
         if name not in found:
             problems.append(f"{name!r} is missing")
         elif name not in expected:
-            if not is_marker(name) or _difference(version, name, _EMPTY):
+            if not is_marker(name) or _difference(version, name, _EMPTY, progress):
                 problems.append(f"{name!r} was added")
-        elif problem := _difference(version, name, expected[name]):
+        elif problem := _difference(version, name, expected[name], progress):
             problems.append(f"{name!r} {problem}")
     return problems
 
 
-def _difference(version: Files, name: str, expected: FileInfo) -> str | None:
+def _difference(version: Files, name: str, expected: FileInfo, progress: Progress) -> str | None:
     try:
         status = version.stat(name)
         if status is None:
@@ -111,7 +114,7 @@ def _difference(version: Files, name: str, expected: FileInfo) -> str | None:
             return "is not a regular file"
         if status.size != expected.size:
             return f"has {status.size} bytes, {expected.size} were published"
-        if digest_of(version.blocks(name)) != expected.sha256:
+        if digest_of(counted(version.blocks(name), progress)) != expected.sha256:
             return "has other contents than were published"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"

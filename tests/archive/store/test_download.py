@@ -60,3 +60,15 @@ def test_a_downloaded_local_version_shares_no_bytes() -> None:
     copied = ExportDirectory("base").download(1, "copy")
     (copied / GRAPH).write_bytes(b"edited")
     assert ExportDirectory("base").verify(1) == []
+
+
+def test_progress_counts_every_byte() -> None:
+    write_version(Path("base"), 1)
+    directory = ExportDirectory("base")
+    size = sum(path.stat().st_size for path in Path("base/1").rglob("*") if path.is_file())
+    copied: list[int] = []
+    directory.download(1, "copy", copied.append)
+    assert sum(copied) == size
+    read: list[int] = []
+    assert directory.verify(1, read.append) == []
+    assert sum(read) == directory.record(1).bytes
