@@ -38,7 +38,7 @@ def download(version: Files, to: Path, progress: Progress = no_progress) -> Path
     """
     if os.path.lexists(to) and not (to.is_dir() and not os.listdir(to)):
         raise ExportValueError(
-            f"Received to='{to}', where there is something. Expected a new or an empty directory."
+            f"Received to='{to}', which is not empty. Expected a new or an empty directory."
         )
     try:
         record = read_record(version)

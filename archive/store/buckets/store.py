@@ -334,9 +334,11 @@ class BucketStore(BucketFiles):
         """Raise unless all files are there with their sizes."""
         there = {entry.key: entry.size for entry in self._bucket.below(target.rstrip("/"))}
         for name in names:
-            if there.get(target + name) != os.path.getsize(staged / name):
+            size, found = os.path.getsize(staged / name), there.get(target + name, "no")
+            if found != size:
                 raise StorageError(
-                    f"'{self._bucket.url}/{target}{name}' is not as long as it was written."
+                    f"'{self._bucket.url}/{target}{name}' has {found} bytes, and {size} were sent. "
+                    "Another program may write there."
                 )
 
     def _confirm_claim(

@@ -50,7 +50,7 @@ def test_nothing_is_downloaded_over_something(url: str) -> None:
     Path("full/of").mkdir(parents=True)
     Path("file").touch()
     for to in ("full", "file"):
-        with pytest.raises(ExportError, match=f"Received to='.*{to}', where there is something"):
+        with pytest.raises(ExportError, match=f"Received to='.*{to}', which is not empty"):
             ExportDirectory(url).download(1, to)
     assert ExportDirectory(url).download(1, "full/of") == Path("full/of").absolute()
 
