@@ -27,7 +27,14 @@ from .archive.store.directory import ExportDirectory
 from .archive.store.files import FileInfo, KnownFile
 from .archive.store.objective import Objective
 from .archive.store.publish import publish_record
-from .archive.store.record import WARMUP, ExportRecord, ParityInfo, TrialInfo, Weights
+from .archive.store.record import (
+    WARMUP,
+    ExportRecord,
+    ParityInfo,
+    TrialInfo,
+    Weights,
+    standing,
+)
 from .archive.store.verify import version_problems
 from .archive.writer import Reuse, Written, write
 from .options import ExportOptions
@@ -180,7 +187,7 @@ class Publisher:
         self._warn_of(damage)
         if self._trial is not None:
             records = [record for record in records if record.attempt == self._trial.attempt]
-        return _best_of(records, objective)
+        return _best_of(standing(records), objective)
 
     def _warn_of(self, damage: Iterable[ExportError]) -> None:
         """Warn once of each manifest that cannot be read, because its version does not count."""

@@ -207,6 +207,15 @@ class TestOnImprove:
         assert again.exports == []
         assert ExportDirectory("base").versions() == [1]
 
+    def test_what_was_rolled_back_need_not_be_beaten(self) -> None:
+        fit([Logs("score", [0.3, 0.2]), self.callback()], epochs=2)
+        ExportDirectory("base").rollback()
+        again = self.callback()
+        fit([Logs("score", [0.25, 0.35]), again], epochs=2)
+        assert [record.value for record in again.exports] == [0.25]
+        best = ExportDirectory("base").best("score", "min")
+        assert best == again.exports[0]
+
     def test_what_another_writer_bettered_meanwhile_is_dropped(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -42,8 +42,8 @@ MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 # The requests that TensorFlow Serving sends to itself when it loads a version.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
-# A manifest leaves out these keys if their value is None.
-_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
+# A manifest leaves out these keys if their value is None, and `withdrawn` if it is empty.
+_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project", "copied_from")
 
 # This is far above the size of a real manifest. It keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -154,6 +154,10 @@ class ExportRecord:
         attempt: How often the trial had been tried before.
         hyperparameters: The hyperparameters of the trial, by name.
         project: The directory of the search, which also has the score of the trial.
+        copied_from: What the version is a copy of: the number of a version in the same
+            base directory, or the path of a version elsewhere. None for an export.
+        withdrawn: The versions that a rollback withdrew when it published this version.
+            They do not count as the best any more.
         schema: The schema of the manifest. If it is higher than the one this library
             writes, a later version of the library wrote the manifest.
         unread: The keys of a manifest with a higher schema that could not be read. Their
@@ -185,6 +189,8 @@ class ExportRecord:
     attempt: Int64 | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
     project: str | None = None
+    copied_from: str | None = None
+    withdrawn: tuple[Int64, ...] = ()
     schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
 
@@ -216,8 +222,24 @@ class ExportRecord:
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
+        if not self.withdrawn:
+            del content["withdrawn"]
         # A step or epoch may be an integer of NumPy, which `default` converts.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
+
+
+def standing(records: Iterable[ExportRecord]) -> list[ExportRecord]:
+    """Return the records that no rollback has withdrawn.
+
+    Args:
+        records: The records of all versions in one base directory.
+    """
+    records = list(records)
+    # A manifest may say anything, but it withdraws only versions before its own.
+    withdrawn = {
+        version for record in records for version in record.withdrawn if version < record.version
+    }
+    return [record for record in records if record.version not in withdrawn]
 
 
 def manifest_digest(content: bytes) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..checks import is_whole
 from ..errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
-from .record import ExportRecord
+from .record import ExportRecord, standing
 
 
 class RetentionPolicy:
@@ -66,7 +66,7 @@ class KeepBest(RetentionPolicy):
     """Keep the `n` versions with the best values of a metric.
 
     If two values are equal, the older version counts as better. This policy does not
-    keep versions whose manifest lacks the metric.
+    keep versions whose manifest lacks the metric, or that a rollback has withdrawn.
 
     Args:
         n: Int. The number of versions to keep, at least 1.
@@ -86,7 +86,7 @@ class KeepBest(RetentionPolicy):
         Objective(self.monitor, self.mode)
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
-        ranked = Objective(self.monitor, self.mode).ranked(records)
+        ranked = Objective(self.monitor, self.mode).ranked(standing(records))
         return {record.version for record in ranked[: self.n]}
 
     def monitors(self) -> set[str]:
@@ -136,6 +136,8 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     - The best version by each objective that a version was exported for. The best value
       so far is read from the versions that exist. Without the best version, a worse value
       would count as the best.
+    - The version that a rollback published, as long as a version that it withdrew stays.
+      Without its manifest, the withdrawn version would count again.
     - Versions that a later version of this library wrote, because it may know a reason to
       keep them.
 
@@ -143,8 +145,12 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
         policy: The policy.
         records: The records of all versions.
     """
-    kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
-    return sorted({record.version for record in records if not record.is_newer} - kept)
+    kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(standing(records))
+    kept |= {record.version for record in records if record.is_newer}
+    for record in sorted(records, key=lambda record: record.version):
+        if any(each in kept for each in record.withdrawn if each < record.version):
+            kept.add(record.version)
+    return sorted({record.version for record in records} - kept)
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:
