@@ -6,7 +6,6 @@ Exit codes: 0 success, 1 failure, 2 usage error.
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import itertools
 import json
@@ -25,6 +24,7 @@ from . import texts
 from .archive.errors import DamagedVersionError, ExportError
 from .archive.store.directory import ExportDirectory
 from .archive.store.files import Progress
+from .archive.store.garbage import no_garbage_collection
 from .archive.store.objective import Mode, Objective
 from .archive.store.record import WARMUP, ExportRecord, standing
 from .archive.store.remote import VersionPath
@@ -41,7 +41,7 @@ class _Group(click.Group):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_in_one_line(), _warnings_in_one_line(), _no_garbage_collection():
+        with _errors_in_one_line(), _warnings_in_one_line(), no_garbage_collection():
             return super().invoke(ctx)
 
 
@@ -69,18 +69,6 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Turn off garbage collection. It would double the run time, and find little to free."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _tell(error: str, kind: str = "Error") -> None:
@@ -497,7 +485,7 @@ def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int
 
 def _disk_space(base: ExportDirectory, records: Mapping[int, ExportRecord]) -> int:
     """Return how many bytes all versions take. Files that they share count once."""
-    if base.store.local_path(0) is None:
+    if not base.store.can_link:
         return sum(record.bytes for record in records.values())
     inodes: dict[int, int] = {}
     for version in base.versions():

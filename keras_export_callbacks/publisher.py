@@ -286,8 +286,8 @@ class Publisher:
 
     def _sound_version(self) -> ExportRecord | None:
         """Return the newest version, or None if it is damaged or its files cannot be linked."""
-        if self._directory.store.local_path(1) is None:
-            return None  # A bucket has no files to link. Do not read its manifests for that.
+        if not self._directory.store.can_link:
+            return None
         record = self._directory.latest()
         if record is None or record.is_newer:
             return None

@@ -275,6 +275,13 @@ class TestOnImprove:
         assert len(told) == 1
         assert [record.value for record in again.exports] == [0.4]
 
+    def test_with_a_baseline_no_manifest_is_read(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        Path("base/1", MANIFEST).write_text("{")  # Else this is told.
+        again = self.callback(baseline=0.5)
+        fit([Logs("score", [0.4]), again])
+        assert [record.version for record in again.exports] == [2]
+
     def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])
         again = self.callback(baseline=0.5)

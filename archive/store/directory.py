@@ -21,6 +21,7 @@ from ..errors import (
 )
 from .download import download
 from .files import Identity, Progress, clear_errors, no_progress
+from .garbage import no_garbage_collection
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
@@ -130,20 +131,22 @@ class ExportDirectory:
         surveyed, known_records = self._known
         if manifests == surveyed:
             return [record for _, record in known_records.values()], []
+        unread = [
+            version
+            for version, identity in sorted(manifests.items())
+            if identity is None or known_records.get(version, (None,))[0] != identity
+        ]
+        with no_garbage_collection():
+            read = [partial(self._try_to_read, version) for version in unread]
+            results = dict(zip(unread, side_by_side(read, self.store.reads_at_once), strict=True))
         found = {}
         damage = []
-        read = [
-            partial(self._try_to_read, version, identity, known_records.get(version))
-            for version, identity in sorted(manifests.items())
-        ]
-        # Reading a manifest in a bucket takes a request, so several are read at the same time.
-        is_far = not isinstance(self.path, Path)
-        results = side_by_side(read, 16) if is_far else [each() for each in read]
-        for version, result in zip(sorted(manifests), results, strict=True):
+        for version in sorted(manifests):
+            result = results[version] if version in results else known_records[version][1]
             if isinstance(result, DamagedVersionError):
                 damage.append(result)
             elif result is not None:
-                found[version] = result
+                found[version] = manifests[version], result
         # If a manifest was missing or could not be read, the next survey reads again.
         is_complete = len(found) == len(manifests) and None not in manifests.values()
         self._known = manifests if is_complete else None, found
@@ -361,20 +364,14 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _try_to_read(
-        self, version: int, identity: Identity | None, known: _Known | None
-    ) -> _Known | DamagedVersionError | None:
-        """Return the record of a version with the identity of its manifest.
-
-        The manifest is not read again if its identity is the same as in `known`.
+    def _try_to_read(self, version: int) -> ExportRecord | DamagedVersionError | None:
+        """Return the record of a version.
 
         Returns:
             The error if the manifest is damaged, or None if the version has no manifest.
         """
-        if known is not None and identity is not None and known[0] == identity:
-            return known
         try:
-            return identity, read_record(self.store.at(str(version)))
+            return read_record(self.store.at(str(version)))
         except FileNotFoundError:
             return None  # Another program wrote it, or it was removed meanwhile.
         except DamagedVersionError as error:

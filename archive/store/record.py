@@ -239,6 +239,8 @@ def standing(records: Iterable[ExportRecord]) -> list[ExportRecord]:
     withdrawn = {
         version for record in records for version in record.withdrawn if version < record.version
     }
+    if not withdrawn:
+        return records
     return [record for record in records if record.version not in withdrawn]
 
 
@@ -256,16 +258,19 @@ def read_record(version: Files) -> ExportRecord:
         DamagedVersionError: If the manifest cannot be read, or if its contents are not what
             this library writes.
     """
-    path = version.root / MANIFEST
     try:
         status, content = version.read(MANIFEST, _MAX_BYTES + 1)
         # A link may lead out of the version, and a pipe may never end.
         if status.size is None:
-            raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
+            raise DamagedVersionError(
+                f"The manifest '{version.root / MANIFEST}' is not a regular file."
+            )
     except (FileNotFoundError, StorageError):
         raise  # The version has no manifest, or the whole store cannot be read.
     except OSError as error:
-        raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
+        raise DamagedVersionError(
+            f"The manifest '{version.root / MANIFEST}' cannot be read: {error}."
+        ) from error
     return parse_record(content, version.root)
 
 
