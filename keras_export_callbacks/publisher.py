@@ -35,6 +35,7 @@ from .archive.store.record import (
     Weights,
     standing,
 )
+from .archive.store.retention import as_policy
 from .archive.store.verify import version_problems
 from .archive.writer import Reuse, Written, write
 from .options import ExportOptions
@@ -306,8 +307,9 @@ class Publisher:
 
     def _prune(self, record: ExportRecord) -> None:
         try:
-            if self._options.keep is not None:
-                self._directory.prune(self._options.keep)
+            policy = as_policy(self._options.keep)
+            if policy is not None:
+                self._directory.prune(policy.bound(record.objective))
         except OSError as error:
             warnings.warn(f"Old versions could not be removed: {error}.", stacklevel=2)
 

@@ -24,6 +24,7 @@ from support.versions import rewrite_manifest
 
 from keras_export_callbacks import (
     ExportDirectory,
+    Exporter,
     ExportError,
     ExportEveryN,
     ExportOnImprove,
@@ -274,6 +275,14 @@ class TestOnImprove:
             fit([Logs("score", [0.4, 0.4]), again], epochs=2)
         assert len(told) == 1
         assert [record.value for record in again.exports] == [0.4]
+
+    def test_keep_best_takes_the_monitored_metric(self) -> None:
+        callback = self.callback(keep=KeepBest(1))
+        fit([Logs("score", [0.5, 0.4, 0.3]), callback], epochs=3)
+        assert ExportDirectory("base").versions() == [3]
+        for make in (ExportEveryN, lambda base, keep: Exporter(base, classifier(), keep=keep)):
+            with pytest.raises(ExportError, match=r"Received KeepBest\(n=1.* KeepBest\(1,"):
+                make("base", keep=KeepBest(1))  # type: ignore[operator]
 
     def test_with_a_baseline_no_manifest_is_read(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])

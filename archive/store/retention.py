@@ -30,6 +30,19 @@ class RetentionPolicy:
         """Return the names of the metrics that the choice depends on."""
         return set()
 
+    @property
+    def needs_metric(self) -> bool:
+        """Whether the policy takes its metric from a callback, by `bound`."""
+        return False
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        """Return this policy with the metric of a callback, where it names none.
+
+        Args:
+            objective: The metric that a version was exported for, or None.
+        """
+        return self
+
     def __or__(self, other: RetentionPolicy) -> RetentionPolicy:
         if not isinstance(other, RetentionPolicy):
             return NotImplemented
@@ -70,27 +83,48 @@ class KeepBest(RetentionPolicy):
 
     Args:
         n: Int. The number of versions to keep, at least 1.
-        monitor: String. The metric's name in the manifests, such as ``"val_loss"``.
-        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+        monitor: String. The metric's name in the manifests, such as ``"val_loss"``. With
+            None, `ExportOnImprove` takes the metric that it watches.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better. Pass it
+            together with `monitor`.
 
     Raises:
         ExportValueError: If an argument cannot be used.
     """
 
     n: int
-    monitor: str
-    mode: Mode
+    monitor: str | None = None
+    mode: Mode | None = None
 
     def __post_init__(self) -> None:
         _check_count(self.n, "KeepBest")
-        Objective(self.monitor, self.mode)
+        if self.monitor is not None or self.mode is not None:
+            self._objective()
+
+    @property
+    def needs_metric(self) -> bool:
+        return self.monitor is None
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        if objective is None or not self.needs_metric:
+            return self
+        return KeepBest(self.n, objective.monitor, objective.mode)
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
-        ranked = Objective(self.monitor, self.mode).ranked(standing(records))
+        ranked = self._objective().ranked(standing(records))
         return {record.version for record in ranked[: self.n]}
 
     def monitors(self) -> set[str]:
-        return {self.monitor}
+        return set() if self.monitor is None else {self.monitor}
+
+    def _objective(self) -> Objective:
+        if self.monitor is None or self.mode is None:
+            raise ExportValueError(
+                f"Received {self!r}. Expected a metric and its direction, such as "
+                f"KeepBest({self.n}, monitor='val_loss', mode='min'). Only `ExportOnImprove` has "
+                "a metric that it can take."
+            )
+        return Objective(self.monitor, self.mode)
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,13 @@ class KeepAny(RetentionPolicy):
 
     def monitors(self) -> set[str]:
         return {name for policy in self.policies for name in policy.monitors()}
+
+    @property
+    def needs_metric(self) -> bool:
+        return any(policy.needs_metric for policy in self.policies)
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        return KeepAny(tuple(policy.bound(objective) for policy in self.policies))
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
         return set().union(*(policy.keeps(records) for policy in self.policies))

@@ -121,6 +121,7 @@ class ExportOnImprove(ExportCallback):
                 sample_inputs=sample_inputs,
                 on_export=on_export,
                 verbose=verbose,
+                has_metric=True,
             ),
         )
 

@@ -13,7 +13,7 @@ from support.properties import untimed
 from support.versions import a_record
 
 from keras_export_callbacks import ExportError, ExportRecord, KeepBest, KeepLatest
-from keras_export_callbacks.archive.store.objective import Mode
+from keras_export_callbacks.archive.store.objective import Mode, Objective
 from keras_export_callbacks.archive.store.retention import RetentionPolicy, as_policy, removals
 
 # Few values, so that there are many equals.
@@ -231,6 +231,20 @@ def test_counts_are_checked(n: Any) -> None:
 def test_the_objective_of_keep_best_is_checked() -> None:
     with pytest.raises(ExportError, match="Received mode='auto'"):
         KeepBest(1, "m", "auto")  # type: ignore[arg-type]
+
+
+def test_keep_best_without_a_metric_takes_that_of_a_callback() -> None:
+    policy = KeepLatest(2) | KeepBest(1)
+    assert policy.needs_metric
+    assert policy.monitors() == set()
+    assert policy.bound(Objective("m", "max")) == KeepLatest(2) | KeepBest(1, "m", "max")
+    named = KeepBest(1, "m", "max")
+    assert not named.needs_metric
+    assert named.bound(Objective("other", "min")) is named
+    with pytest.raises(ExportError, match=r"Received KeepBest\(n=1, .*such as KeepBest"):
+        removals(policy, [a_record(1)])
+    with pytest.raises(ExportError, match="mode=None"):
+        KeepBest(1, "m")
 
 
 def test_what_keep_may_be() -> None:
