@@ -134,7 +134,9 @@ def test_steps_are_those_that_the_optimizer_counts(make: Any) -> None:
     seen: list[int] = []
     model = classifier(make())
     watch = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: seen.append(int(model.optimizer.iterations))
+        on_train_batch_end=lambda batch, logs: seen.append(
+            int(watch.model.optimizer.iterations)  # `watch.model` has the current values.
+        )
     )
     callback = ExportEveryN("base", unit="batch", log_dir=None)
     fit([watch, callback], model)
