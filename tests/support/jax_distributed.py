@@ -82,7 +82,6 @@ def say(value: Any) -> None:
 def main(rank: int, port: str, killed: bool) -> None:
     import jax
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=5
     )
