@@ -32,7 +32,7 @@ class ExportTypeError(ExportError, TypeError):
 
 
 class BackendError(ExportError, NotImplementedError):
-    """Keras runs on a backend other than TensorFlow."""
+    """Keras runs on a backend other than TensorFlow and JAX."""
 
 
 class StorageError(ExportError, OSError):

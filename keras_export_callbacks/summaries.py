@@ -133,7 +133,7 @@ def _scalars(record: ExportRecord) -> dict[str, tuple[float, str]]:
         "stall_seconds": (record.stall_seconds, "How long training waited, in seconds."),
         "write_seconds": (
             record.write_seconds,
-            "How long it took from the snapshot until the version was there, in seconds.",
+            "How long it took from the snapshot to the manifest, in seconds.",
         ),
         "size_bytes": (record.bytes, "Bytes of all files of the version. Shared files count, too."),
     }

@@ -43,5 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_resume_everything")
     for item in items:
         kind = getattr(item, "callspec", None) and item.callspec.params.get("place")
-        if item.path.stem in ("test_bucket", "test_buckets") or kind in ("s3", "google", "azure"):
+        is_there = "buckets" in item.path.parts or item.path.stem == "test_buckets"
+        if is_there or kind in ("s3", "google", "azure"):
             item.add_marker(pytest.mark.buckets)

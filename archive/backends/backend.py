@@ -1,4 +1,4 @@
-"""The choice of the backend that Keras runs on. No other module asks which it is."""
+"""The choice of the engine's backend. No other module asks which backend Keras runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .interface import Backend
 
 
 def current_backend() -> Backend:
-    """The backend that Keras runs on.
+    """Return the engine's backend for the backend that Keras runs on.
 
     Raises:
         BackendError: If the engine does not support this backend.

@@ -16,7 +16,7 @@ class Reading:
     Attributes:
         tensors: A function that returns the values: those of all variables, then the
             keys and values of each table.
-        size: The memory that the values take at most, in bytes.
+        size: How much memory the values take at most, in bytes.
     """
 
     tensors: Callable[[], list[Any]]
@@ -49,28 +49,36 @@ class Backend(Protocol):
         """The options of `add_endpoint` in Keras's archive that have no effect here."""
 
     def stored(self, variable: keras.Variable) -> Any:
-        """The `tf.Variable` that represents a Keras variable in a SavedModel."""
+        """Return the `tf.Variable` that represents a Keras variable in a SavedModel."""
 
     def traceable(self, fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-        """A TensorFlow function that computes the same as `fn`, for one signature."""
+        """Return a TensorFlow function that computes the same as `fn`, for one signature."""
 
     def program(self, fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
-        """A function that computes ``fn(*args)`` with the live variables, fast when repeated."""
+        """Return a function that computes ``fn(*args)`` with the live variables.
+
+        It is much faster than `fn` when it is called again.
+
+        Args:
+            fn: The function.
+            trace: A trace of the function by TensorFlow.
+            args: The arguments of the function.
+        """
 
     def refresh(self, variables: Sequence[Any]) -> None:
         """Copy the values of the live variables into the variables that `stored` returned."""
 
     def reader(self, variables: Sequence[Any], tables: Sequence[Any]) -> Reader:
-        """A reader of mutable lookup tables, and of variables that `stored` returned."""
+        """Return a reader of mutable lookup tables and of variables that `stored` returned."""
 
     def synchronize(self, model: keras.Model) -> None:
         """Give the variables of a model their current values while `fit` runs."""
 
     def steps_taken(self, model: keras.Model) -> int:
-        """The number of steps that the optimizer of a model has taken."""
+        """Return the number of steps that the optimizer of a model has taken."""
 
     def check_distribution(self, model: keras.Model) -> None:
         """Raise an error if no single process can read all variables of a model at one moment."""
 
     def is_publisher(self, model: keras.Model) -> bool:
-        """Whether this process publishes the versions, if several processes train together."""
+        """Return whether this process publishes versions, if several processes train together."""

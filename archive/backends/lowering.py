@@ -1,8 +1,8 @@
-"""A function of JAX → one that TensorFlow traces, or one compiled program.
+"""Turn a JAX function into a function that TensorFlow can trace, or into a compiled program.
 
-JAX compiles functions without a state. Every variable that a function reads becomes
-an argument, or else its value would be part of the program. The variables are found
-by running the function in a scope that takes note of what is read.
+JAX compiles functions that have no state. Every variable that a function reads must become
+an argument. Otherwise its value would become a constant in the program. To find the
+variables, the function runs in a scope that records what is read.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from .._tensorflow import call_module
 from ..errors import ExportTypeError, ExportValueError, UntrackedError
 from ._jax import held_array, portable_artifact
 
-# What a server may run on. A module has the code for each.
+# The platforms that a server may run on. Each module has code for all of them.
 PLATFORMS = ("cpu", "cuda")
 
-# Each round may read variables that the last one did not. More rounds than this never end.
+# The function may read new variables each time it is traced. If it still does after this many
+# traces, it makes variables in every call.
 _ROUNDS = 8
 
 
 def lowered(
     fn: Callable[..., Any], signature: Sequence[Any], mirror: Callable[[keras.Variable], Any]
 ) -> Callable[..., Any]:
-    """A function that TensorFlow traces as one call of a StableHLO module.
+    """Return a function that TensorFlow traces as one call of a StableHLO module.
 
     Args:
-        fn: takes and returns arrays of JAX, nested as they may be.
-        signature: one structure of `tf.TensorSpec` per argument.
-        mirror: gives the `tf.Variable` that stands for a variable of Keras.
+        fn: Function of JAX arrays. Its arguments and results may be nested.
+        signature: One structure of `tf.TensorSpec`s per argument.
+        mirror: Function that returns the `tf.Variable` that represents a Keras variable.
     """
 
     def call(*args: Any) -> Any:
@@ -63,18 +64,20 @@ def lowered(
             mirrors[place].assign(tf.cast(value, mirrors[place].dtype))
         return function.packed(results[:count])
 
-    # TensorFlow names inputs by the parameters, and takes them as keywords of a loaded function.
+    # TensorFlow names the inputs after the parameters. Loaded functions take them as keywords.
     parameters = [*inspect.signature(fn).parameters.values()][: len(signature)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
 
 
 def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
-    """A function that computes ``fn(*args)`` with the live variables, and changes none.
+    """Return a function that computes ``fn(*args)`` with the current values of the variables.
+
+    It does not change any variable.
 
     Args:
-        fn: takes and returns arrays of JAX, nested as they may be.
-        args: structures of NumPy arrays.
+        fn: Function of JAX arrays. Its arguments and results may be nested.
+        args: One structure of NumPy arrays per argument.
     """
     function = _Stateless(fn, tf.nest.map_structure(_shape_of, list(args)))
     function.settled(jax.eval_shape)
@@ -89,10 +92,11 @@ def compiled(fn: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
 
 
 def _for_signature(fn: Callable[..., Any], signature: Sequence[Any]) -> _Stateless:
-    """The function for one signature.
+    """Return the function without state, for one signature.
 
-    Each free axis may have a size of its own. If the function cannot be traced so, an axis has
-    the same size in all arguments. A model that takes tokens and their mask needs this.
+    First, each free axis may have a different size. If the function cannot be traced in this
+    way, free axes at the same place have the same size in all arguments. A model that takes
+    tokens and their mask needs this.
     """
     for spec in tf.nest.flatten(signature):
         _check(spec)
@@ -100,10 +104,10 @@ def _for_signature(fn: Callable[..., Any], signature: Sequence[Any]) -> _Statele
         return _Stateless(fn, _shapes(signature))
     except jax.errors.TracerArrayConversionError as error:
         raise ExportTypeError(
-            "On JAX, the function of an endpoint gets arrays of JAX. Operations of TensorFlow and "
-            "NumPy cannot take these. Use `keras.ops` or `jax.numpy`. Or call the function that "
-            "`add_endpoint` returned in a `tf.function` of your own, and register that with an "
-            "`input_signature`."
+            "On the JAX backend, the function of an endpoint receives JAX arrays. TensorFlow and "
+            "NumPy operations cannot take them. Use `keras.ops` or `jax.numpy`. To use TensorFlow "
+            "operations, write a `tf.function` that calls the function that `add_endpoint` "
+            "returned, and register it as an endpoint with an `input_signature`."
         ) from error
     except Exception:
         if not _share_axes(signature):
@@ -114,7 +118,7 @@ def _for_signature(fn: Callable[..., Any], signature: Sequence[Any]) -> _Statele
 
 
 class _Recording(keras.StatelessScope):  # type: ignore[misc]  # Keras has no types.
-    """Takes note of the variables that are read or assigned and were not given."""
+    """A scope that records the variables that are used but are not in its mapping."""
 
     def __init__(self, mapping: Any) -> None:
         super().__init__(mapping)
@@ -134,15 +138,18 @@ class _Recording(keras.StatelessScope):  # type: ignore[misc]  # Keras has no ty
 
 
 class _Stateless:
-    """A function whose variables are its first argument, and what it changes its second result.
+    """A function without state, made from a function that uses Keras variables.
+
+    It takes the values of the variables as its first argument. It returns the new values of
+    the variables that change as its second result.
 
     Args:
-        fn: takes and returns arrays of JAX.
-        shapes: one structure of `jax.ShapeDtypeStruct` per argument.
+        fn: Function of JAX arrays.
+        shapes: One structure of `jax.ShapeDtypeStruct`s per argument.
 
     Attributes:
-        variables: those that the function reads.
-        changed: the places of those among them that it changes.
+        variables: The variables that the function uses.
+        changed: The positions in `variables` of those that the function changes.
     """
 
     def __init__(self, fn: Callable[..., Any], shapes: Sequence[Any]) -> None:
@@ -156,9 +163,13 @@ class _Stateless:
         self.variables += self._missed
 
     def settled(self, trace: Callable[..., Any]) -> Any:
-        """What `trace` makes of the function and the shapes of its arguments.
+        """Return what `trace` returns for the function and the shapes of its arguments.
 
-        The function may read other variables in each trace. It is traced until it misses none.
+        Each trace may use variables that were not known before. The function is traced again
+        until all of them are known.
+
+        Raises:
+            UntrackedError: If the function makes new variables in every trace.
         """
         for _ in range(_ROUNDS):
             traced = trace(self.stateless, self._variable_shapes(), *self._shapes)
@@ -166,17 +177,22 @@ class _Stateless:
                 return traced
             self.variables += self._missed
         raise UntrackedError(
-            "The endpoint makes variables whenever it is called. Make them once, outside of it."
+            "The endpoint creates new variables in every call. Create them once, outside of the "
+            "endpoint."
         )
 
     def stateless(self, values: Sequence[Any], *args: Any) -> Any:
-        """Call the function with values of its variables; return outputs and changed values."""
+        """Call the function with some values of its variables.
+
+        Returns:
+            A list of the outputs, and a list of the new values of the changed variables.
+        """
         scope = _Recording(zip(self.variables, values, strict=True))
         given = dict(scope.state_mapping)
         with scope:
             outputs = self._fn(*args)
             flat = tf.nest.flatten(outputs)
-            # An output may be a variable, which has its value in this scope only.
+            # An output may be a variable. It has the right value only inside this scope.
             arrays = [jax.numpy.asarray(item) for item in flat if item is not None]
         self._missed = [variable for key, variable in scope.missed.items() if key not in given]
         state = scope.state_mapping
@@ -190,7 +206,7 @@ class _Stateless:
         return arrays, changed
 
     def packed(self, outputs: Sequence[Any]) -> Any:
-        """Outputs as the function nests them."""
+        """Return a list of outputs in the structure that the function returns."""
         left = iter(outputs)
         flat = [None if is_none else next(left) for is_none in tf.nest.flatten(self._structure)]
         return tf.nest.pack_sequence_as(self._structure, flat)
@@ -200,7 +216,7 @@ class _Stateless:
 
 
 def _exported(function: Callable[..., Any], *shapes: Any) -> Any:
-    """A function as a `jax.export.Exported`."""
+    """Return a function as a `jax.export.Exported`."""
     return export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
 
 
@@ -209,9 +225,14 @@ def _partial_shape(shape: Sequence[Any]) -> list[int | None]:
 
 
 def _shapes(signature: Sequence[Any], alike: bool = False) -> list[Any]:
-    """`signature` as JAX has it, with a name for each free axis.
+    """Return JAX's shapes and dtypes for a signature, with a name for each free axis.
 
-    All free first axes are the batch. With `alike`, the other axes are named by their places.
+    Axes with the same name have the same size. A free first axis is always the batch.
+
+    Args:
+        signature: One structure of `tf.TensorSpec`s per argument.
+        alike: Bool. With True, other free axes at the same place have the same name. With
+            False, each has a name of its own.
     """
     scope = export.SymbolicScope()
     names = _names()
@@ -230,7 +251,7 @@ def _shapes(signature: Sequence[Any], alike: bool = False) -> list[Any]:
 
 
 def _share_axes(signature: Sequence[Any]) -> bool:
-    """Whether several arguments have a free axis, apart from the batch, at the same place."""
+    """Return whether two arguments have a free axis at the same place, apart from the batch."""
     places = [
         place
         for spec in tf.nest.flatten(signature)
@@ -241,12 +262,12 @@ def _share_axes(signature: Sequence[Any]) -> bool:
 
 
 def _check(spec: tf.TensorSpec) -> None:
-    """Raise an error if JAX cannot have such an argument."""
+    """Raise an error if JAX cannot take an argument like `spec`."""
     if spec.dtype == tf.string:
         raise ExportTypeError(
-            f"Received {spec}. JAX has no strings. Register an endpoint that takes numbers, call "
-            "the function that `add_endpoint` returned in a `tf.function` that takes strings, and "
-            "register that with an `input_signature`."
+            f"Received {spec}, but JAX has no strings. Register an endpoint that takes numbers. "
+            "Then write a `tf.function` that takes strings and calls the function that "
+            "`add_endpoint` returned, and register it with an `input_signature`."
         )
     if spec.shape.rank is None:
         raise ExportValueError(f"Received {spec}. Expected a spec with a known number of axes.")
@@ -257,7 +278,7 @@ def _shape_of(array: Any) -> Any:
 
 
 def _shape(shape: Sequence[Any], dtype: Any) -> Any:
-    kind: Any = jax.ShapeDtypeStruct  # Its arguments have no types.
+    kind: Any = jax.ShapeDtypeStruct  # JAX gives no types for its arguments.
     return kind(tuple(shape), jax.dtypes.canonicalize_dtype(dtype))
 
 

@@ -27,7 +27,7 @@ _AT_ONCE = 500
 _STRING_BYTES = 24
 
 
-# A trace reads the very variables that training changes.
+# A trace reads the same variables that training changes.
 reads_live_values = True
 
 # Keras's archive has options for JAX only.
@@ -38,7 +38,7 @@ reads_together = True
 
 
 def stored(variable: keras.Variable) -> Any:
-    """The `tf.Variable` inside a Keras variable.
+    """Return the `tf.Variable` inside a Keras variable.
 
     To TensorFlow, the two are different objects. A SavedModel with both would store
     the same weights twice.
@@ -47,7 +47,7 @@ def stored(variable: keras.Variable) -> Any:
 
 
 def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
-    """The trace of the function, which runs much faster than its Python code."""
+    """Return a function that calls the trace, which is much faster than the Python code."""
     flat = tf.nest.flatten(args)
     return lambda: trace(*flat)
 
@@ -57,12 +57,12 @@ def refresh(variables: Sequence[Any]) -> None:
 
 
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> StateReader:
-    """A reader of mutable tables and of `tf.Variable`s, including distributed ones."""
+    """Return a reader of mutable tables and of `tf.Variable`s, including distributed ones."""
     return StateReader(variables, tables)
 
 
 def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    """The function itself, because Keras computes with TensorFlow."""
+    """Return the function itself, because Keras computes with TensorFlow."""
     return fn
 
 
@@ -71,7 +71,7 @@ def synchronize(model: keras.Model) -> None:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """The number of steps that the optimizer of a model has taken."""
+    """Return the number of steps that the optimizer of a model has taken."""
     return int(model.optimizer.iterations.numpy())
 
 
@@ -86,16 +86,15 @@ def check_distribution(model: keras.Model) -> None:
 
 
 def is_publisher(model: keras.Model) -> bool:
-    """Whether this process is the only one, or the chief of several that train together."""
+    """Return whether this process trains alone, or is the chief of several processes."""
     return bool(_strategy(model).extended.should_checkpoint)
 
 
 class StateReader:
     """Reads variables and mutable tables at one point in time.
 
-    Traced calls are much faster than reading the variables one by one, but
-    tracing takes much longer than that. `read` therefore reads them one by one
-    until `trace` was called.
+    A traced call reads all variables much faster than one by one, but tracing takes longer
+    than both. `read` therefore reads them one by one until `trace` was called.
 
     Args:
         variables: A sequence of `tf.Variable`s, including distributed ones.
@@ -179,7 +178,7 @@ def _is_of_fixed_size(variable: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    """The number of bytes of a tensor, or of a variable of fixed size."""
+    """Return the number of bytes of a tensor, or of a variable of fixed size."""
     count = int(value.shape.num_elements())
     if value.dtype != tf.string:
         return count * int(value.dtype.size)
@@ -196,7 +195,7 @@ def _traced(function: Callable[..., Any], *specs: Any) -> Any:
 
 
 def _strategy(model: keras.Model) -> Any:
-    """The strategy that the model was made under, or TensorFlow's current one."""
+    """Return the strategy that the model was made under, or TensorFlow's current strategy."""
     default = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
     for variable in model.variables:
         return getattr(variable.value, "distribute_strategy", default)

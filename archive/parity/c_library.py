@@ -39,7 +39,7 @@ _DTYPES = {
 }  # fmt: skip
 _STRING = 7
 
-# In seconds. Without a limit, an artifact that hangs would stop training for good.
+# The time limit in seconds. Without it, training would wait forever for an artifact that hangs.
 LIMIT = 3600
 
 
@@ -130,7 +130,7 @@ class Session:
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")
         found = self._tf.TF_GraphOperationByName(self._graph, operation.encode())
-        if found is None:  # For example, a ragged tensor has no name of its own.
+        if found is None:  # A composite tensor, such as a ragged one, has no name.
             raise LoaderError(
                 f"The signature names the tensor {name!r}, but the graph has no such tensor."
             )
@@ -183,8 +183,8 @@ def op_libraries() -> list[str]:
     """Return the paths of the libraries with custom operations that this process has loaded.
 
     These are the shared libraries that are linked against TensorFlow and define
-    operations. An example is the library of tensorflow-text. The list is always empty
-    on systems other than Linux, because they do not list the loaded libraries.
+    operations. An example is the library of tensorflow-text. On systems other than Linux
+    the list is always empty, because ``/proc/self/maps`` does not exist there.
     """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()

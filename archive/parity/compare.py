@@ -44,7 +44,8 @@ class Compared:
     Attributes:
         differences: The largest absolute difference of each output. For integers, bools
             and strings it is the share of values that differ.
-        allowed: The largest difference that rounding explains for each output.
+        allowed: The difference that rounding explains for the value that differs most, or
+            the share of values that may differ.
     """
 
     differences: Mapping[str, float]

@@ -1,7 +1,8 @@
-"""What the live endpoints compute of sample inputs; on the thread that trains.
+"""The outputs of the model's own endpoints for a sample batch, before an export.
 
-A `Probe` finds the inference endpoints that take the sample. `Probe.expect` asks
-them while the variables are those of the snapshot; `compare` asks the artifact.
+A `Probe` finds the inference endpoints that take the sample. `Probe.expect` calls them on
+the training thread, while the variables have the values of the snapshot. Later, `compare`
+calls the artifact.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from ..state.identities import Identities
 from .compare import Expected, compare
 from .rounding import resolution_of
 
-# Operations that change a variable or table, or draw from a generator of their own: an
-# endpoint with one of them is no inference, and calling it would disturb training.
+# Operations that change a variable or a table, or that draw random numbers from a generator with
+# a state. An endpoint with such an operation is not an inference endpoint, and calling it would
+# disturb training.
 _CHANGES_STATE = re.compile(
     r"(?!Stateless).*(Assign|CountUpTo|Resource(Sparse)?(Apply|Scatter)"
     r"|LookupTable(Insert|Import|Remove)|Enqueue|Dequeue|IteratorGetNext"
@@ -41,7 +43,17 @@ _CHANGES_STATE = re.compile(
 
 @dataclass
 class _Call:
-    """An inference endpoint, and arguments for it."""
+    """A call of an inference endpoint.
+
+    Attributes:
+        signature: The first signature of the endpoint.
+        names: The names of all signatures of the endpoint.
+        arguments: The arguments of the call.
+        resolution: The resolution of the coarsest floats in the computation.
+        moves_seeds: Whether the call changes the model's seeds.
+        program: A fast function that returns the same outputs, if it was made.
+        watched: The layers of the model. None if the function must be called itself.
+    """
 
     signature: Signature
     names: list[str]
@@ -59,14 +71,14 @@ class _Call:
         ]
 
     def live(self) -> dict[str, Any]:
-        """What the endpoint's function computes; the model's seeds stay where they are."""
+        """Return the outputs of the endpoint's function. The model's seeds do not change."""
         if _is_of_tensorflow(self.signature.endpoint):
             current_backend().refresh(self.signature.trace.variables)
         with keras.StatelessScope() if self.moves_seeds else nullcontext():
             return _arrays(self._returned())
 
     def again(self) -> dict[str, Any]:
-        """What the function computes, by a program, which is much faster."""
+        """Return the outputs of a program that is made from the function, and is much faster."""
         if self.program is None:
             fn, _ = _called(self.signature.endpoint)
             backend, sent = current_backend(), self.arguments.sent
@@ -85,19 +97,23 @@ class _Call:
         try:
             return fn(*live)
         except Exception:
-            # A function of TensorFlow's operations may take one dtype only.
+            # A function of TensorFlow operations may accept only the dtypes of its signature.
             return fn(*sent)
 
 
 class Watched:
-    """Layers of Keras, of which no attribute was set since this was made.
+    """Detects whether an attribute of one of some Keras layers was set.
 
-    What they compute then is what they computed. Layers and functions of the user's
-    may depend on anything.
+    If no attribute was set, the layers still compute the same function. This is not true
+    for users' own layers, which may depend on anything.
+
+    Args:
+        layers: A sequence of Keras's own layers.
     """
 
     def __init__(self, layers: Sequence[keras.Layer]) -> None:
-        # A model of Keras's is what its layers are; `fit` sets attributes of it.
+        # Models are left out, because `fit` sets their attributes. A Keras model computes what
+        # its layers compute.
         self._layers = [layer for layer in layers if not isinstance(layer, keras.Model)]
         self._values = self._attributes()
 
@@ -109,18 +125,18 @@ class Watched:
 
 
 class Probe:
-    """Sample inputs, and the inference endpoints that take them.
+    """A sample batch, and the inference endpoints that take it.
 
     Args:
-        graph: the traced endpoints.
-        sample_inputs: one batch, nested as the model takes it; for an endpoint
-            of several arguments a list or tuple of them.
+        graph: The traced endpoints.
+        sample_inputs: One batch, nested as the model takes it. If an endpoint takes several
+            arguments, this is a list or tuple with one item per argument.
 
     Attributes:
-        skipped: why other signatures are not compared, by name.
+        skipped: Dict of the names of signatures that are not compared to the reasons.
 
     Raises:
-        ExportValueError: no inference endpoint takes them.
+        ExportValueError: If no inference endpoint takes the sample.
     """
 
     def __init__(self, graph: ServableGraph, sample_inputs: Any) -> None:
@@ -141,30 +157,28 @@ class Probe:
         if not self._calls:
             told = " ".join(f"Signature '{name}' {why}." for name, why in self.skipped.items())
             raise ExportValueError(
-                f"No endpoint can be compared on the sample_inputs. {told} Leave the sample_inputs "
-                "out, or register an endpoint that can be compared."
+                f"No endpoint can be compared on the sample_inputs. {told} Leave out "
+                "`sample_inputs`, or register an endpoint that can be compared."
             )
 
     def expect(self) -> list[Expected]:
-        """What the endpoints' functions compute now; on the thread that trains."""
+        """Return the current outputs of the endpoints. Call this on the training thread."""
         return [expected for call in self._calls for expected in call.expected()]
 
     def _call(self, signature: Signature) -> _Call | str:
-        """A call of a signature, or why it cannot be compared."""
+        """Return a call of a signature, or the reason why it cannot be compared."""
         nodes, reads_live = operations(signature.trace), current_backend().reads_live_values
         if problem := _obstacle(signature.trace):
             return problem
         moves_state = any(_CHANGES_STATE.match(node.op) for node in nodes)
-        # Some move seeds of which no output depends: recurrent layers with dropout, say.
+        # Some functions move seeds although no output depends on them. Recurrent layers with
+        # dropout do this, for example.
         if moves_state and reads_live and not self._uses_no_seed(signature):
             return _NO_INFERENCE
         try:
             found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
         except (TypeError, ValueError) as error:
-            return (
-                f"expects {_specs(signature.trace)}, one batch, as the model is called with: "
-                f"{error}"
-            )
+            return f"expects one batch that fits {_specs(signature.trace)}: {error}"
         call = _Call(signature, [], found, _resolution(signature, nodes), moves_state)
         if moves_state and not reads_live and not self._depends_on_no_seed(call):
             return _NO_INFERENCE
@@ -178,9 +192,13 @@ class Probe:
         return call
 
     def _depends_on_no_seed(self, call: _Call) -> bool:
-        """Whether a function that TensorFlow cannot look into returns the same with other seeds."""
+        """Return whether a function returns the same outputs for different seeds.
+
+        This calls the function twice, and works for JAX functions, whose operations
+        TensorFlow does not know.
+        """
         if _is_of_tensorflow(call.signature.endpoint):
-            # Each call moves the seeds of the mirrors. Those of the model stay.
+            # Each call moves the seeds of the mirrors, and not the seeds of the model.
             return _are_equal(call.live(), call.live())
         fn, _ = _called(call.signature.endpoint)
         args = tf.nest.map_structure(_as_array, call.arguments.sent)
@@ -194,10 +212,10 @@ class Probe:
         return _are_equal(*outputs)
 
     def _uses_no_seed(self, signature: Signature) -> bool:
-        """Whether no operation that leads to an output draws, and only seeds are changed.
+        """Return whether a function changes only seeds, and no output depends on them.
 
-        Traced in a scope of Keras's, a function leaves Keras's variables alone, and the
-        scope tells which it would have changed.
+        The function is traced in a `StatelessScope`. There it does not change Keras
+        variables, and the scope records which ones it would change.
         """
         fn, specs = _called(signature.endpoint)
         if specs is None:
@@ -213,7 +231,11 @@ class Probe:
 
 
 def _resolution(signature: Signature, nodes: Sequence[Any]) -> float:
-    """That of the coarsest floats: of its operations, and of the layers in a module of JAX."""
+    """Return the resolution of the coarsest floats in the computation of a signature.
+
+    TensorFlow cannot list the operations in a JAX function, so the dtypes of its layers
+    count too.
+    """
     found = dtypes(nodes)
     if not _is_of_tensorflow(signature.endpoint):
         layers = find_host_state([signature.endpoint.fn]).layers
@@ -226,37 +248,35 @@ def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _is_of_tensorflow(endpoint: Endpoint) -> bool:
-    """Whether TensorFlow's operations compute the endpoint, and not a module of JAX."""
+    """Return whether TensorFlow operations compute an endpoint, and not a JAX function."""
     is_function = isinstance(endpoint.fn, tf.types.experimental.GenericFunction)
     return is_function or current_backend().reads_live_values
 
 
 def _called(endpoint: Endpoint) -> tuple[Any, Any]:
-    """What to call to compute an endpoint anew, and the specs it is called with, if known."""
+    """Return the function of an endpoint, and the specs of its arguments, or None if unknown."""
     fn = endpoint.fn
     if endpoint.signature is None and getattr(fn, "input_signature", None) is not None:
         return fn.python_function, fn.input_signature
     return fn, endpoint.signature
 
 
-_NO_INFERENCE = (
-    "changes variables or draws random numbers, so that calling it would disturb training"
-)
+_NO_INFERENCE = "changes variables or draws random numbers, so calling it would disturb training"
 
 
 def _obstacle(trace: Any) -> str | None:
-    """Why what a trace returns cannot be compared, whatever the sample."""
+    """Return the reason why the outputs of a trace cannot be compared, or None."""
     for name, output in named_outputs(trace.structured_outputs).items():
         if not isinstance(output, tf.Tensor):
             return (
-                f"returns a {type(output).__name__} as '{name}', which no server returns. Return "
-                "dense tensors, such as its `to_tensor()` or its components"
+                f"returns a {type(output).__name__} as '{name}'. A model server cannot return it. "
+                "Return dense tensors instead, such as its `to_tensor()` or its components"
             )
     return None
 
 
 def _arrays(returned: Any) -> dict[str, Any]:
-    # `np.asarray` of a tensor fails for scalars of few digits.
+    # `np.asarray` fails for scalar tensors of low precision.
     return {
         name: np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
         for name, value in named_outputs(returned).items()

@@ -15,12 +15,13 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-# How many rounding errors, each of the size of the largest value's, may add up in a small value.
+# The number of rounding errors that may add up in a small value. Each may be as large as the
+# rounding error of the largest value.
 _SUMS = 128
 
-# Above this resolution the bound for a single value is wide. All values together then have
-# a second, narrower bound. It detects that a part of the model is missing, such as a small
-# LoRA update, because this moves every value.
+# Above this resolution the bound for a single value is wide. Therefore all values together have
+# a second, narrower bound. If a part of the model is missing, such as a small LoRA update, every
+# value moves, and this bound detects it.
 _COARSE = 2.0**-12
 
 # Some outputs are choices, such as classes. This share of them may differ, because two scores
@@ -34,8 +35,10 @@ class Difference:
 
     Attributes:
         found: The largest absolute difference. For integers, bools and strings it is the
-            share of values that differ.
-        allowed: The largest difference that rounding explains there.
+            share of values that differ. It may also be that share for floats that are all
+            whole numbers, because they may be classes.
+        allowed: The difference that rounding explains for the value that differs most, or
+            the share of values that may differ.
     """
 
     found: float
@@ -94,13 +97,14 @@ def resolution_of(dtypes: set[int]) -> float:
 
 
 def tolerance_of(resolution: float) -> float:
-    """Return the share of itself by which one value may differ."""
+    """Return the relative difference that rounding explains for a single value."""
     return math.sqrt(resolution)
 
 
 def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
     if live.dtype.kind == "f":
-        # Masked logits are minus infinity. Both sides mask the same ones, except for near-ties.
+        # Masked logits are minus infinity. The model and the artifact mask the same logits, except
+        # for near-ties.
         one, other = np.isneginf(live), np.isneginf(served)
         is_tie = int(np.sum(one != other)) <= _near_ties(live.size, resolution)
         masked = one | other if is_tie else one & other
@@ -135,7 +139,7 @@ def _of_floats(live: Any, served: Any, resolution: float) -> Difference:
 
 
 def _of_choices(live: Any, served: Any, resolution: float) -> Difference:
-    # One side may hold strings in a bytes dtype, and the other as objects.
+    # One array may hold strings in a bytes dtype, and the other one as objects.
     differ = int(np.sum(np.asarray(live, object) != np.asarray(served, object)))
     allowed = _near_ties(live.size, resolution)
     if differ > allowed:

@@ -1,11 +1,13 @@
-"""Where versions are: names, manifests, commits.
+"""Versions in a directory or a bucket: their names, their manifests, and how they appear.
 
-`store.py` says what every place for versions can do, and `open_store` finds out
-which kind a path is: `local.py` renames a version into place, `copying.py` copies
-it there file by file. `staging.py` has the locks and the sweeping. Above the
-store, and the same for every place: `record.py` (the manifest), `publish.py`,
-`verify.py`, and `directory.py`, what a user can ask.
+`store.py` has the interface of a store, and `open_store`, which chooses the store for a
+path. `local.py` is the store in a local directory. It renames a version into place, or
+uses `copying.py` where directories cannot be renamed. `bucket.py` is the store in a
+bucket. `staging.py` has the locks of writers, and deletes what dead writers left.
 
-Nothing here imports TensorFlow, Keras or NumPy, so that whoever only looks at a
-directory of versions waits for none of them.
+The other modules are the same for every store: `record.py` has the manifest, `publish.py`
+and `verify.py` publish and verify versions, and `directory.py` is what users call.
+
+No module here imports TensorFlow, Keras or NumPy. Programs that only look at versions
+start faster without them.
 """

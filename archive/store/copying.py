@@ -1,7 +1,8 @@
-"""Publishing where a directory cannot be renamed: everything first, ``saved_model.pb`` last.
+"""Publish and remove versions on file systems that cannot rename a directory.
 
-So it is on some network file systems. There a version is one as soon as its
-``saved_model.pb`` is there, unless a removal of it began.
+Some network file systems cannot. There the files of a version are copied one by one, and
+``saved_model.pb`` is copied last. The version counts from that moment on, until its removal
+begins.
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from pathlib import Path
 
 from ..errors import StorageError
 from .files import relative_files
-from .versions import REMOVED, SAVED_MODEL, UNFINISHED, Numbers, is_marker, is_version, parse
+from .versions import (
+    MANIFEST,
+    REMOVED,
+    SAVED_MODEL,
+    UNFINISHED,
+    Numbers,
+    is_marker,
+    is_version,
+    parse,
+)
 
-# Each writer marks what it is writing with a marker of its own, that tells its machine.
+# Each writer puts a marker file into the directory that it writes. The name of the marker begins
+# like this on this machine.
 _OURS = f"{UNFINISHED}{re.sub('[^A-Za-z0-9]', '-', platform.node())}-"
 
 
@@ -35,14 +46,16 @@ def publish_by_copying(
     """Copy a complete staged directory to the next version, and return its path.
 
     Args:
-        staged: the complete version.
-        base_dir: where the version appears.
-        finish: as for `Store.commit`.
-        numbers: those that this writer has seen before.
-        flush: called before the version appears, and once more after it.
+        staged: The directory with the complete version.
+        base_dir: The directory in which the version appears.
+        finish: Function that writes the files that depend on the version's number, as in
+            `Store.commit`.
+        numbers: The numbers that this writer has seen before.
+        flush: Function that flushes a directory to the disk. It is called before
+            ``saved_model.pb`` is copied, and again afterwards.
 
     Raises:
-        StorageError: what was written is not there.
+        StorageError: If a copy does not have the size of its original.
     """
     target, marker = _claim(base_dir, numbers)
     try:
@@ -56,46 +69,51 @@ def publish_by_copying(
         _confirm(staged, target, names)
         flush(target)
         _copy(staged / SAVED_MODEL, target / SAVED_MODEL)
-        # All of it: on a file system without locks another writer may have swept it away.
+        # All files are confirmed again. On a file system without locks, another writer may have
+        # swept some of them.
         _confirm(staged, target, [*names, SAVED_MODEL])
         flush(target)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_in_place(target)
         raise
-    # It is published, whether or not this still succeeds.
+    # The version is published, even if the marker cannot be removed.
     with contextlib.suppress(OSError):
         marker.unlink()
     return target
 
 
-def remove_in_place(version_dir: Path, after_mark: Callable[[], None] = lambda: None) -> None:
-    """Delete a version where it is; from the first step on it is none any more.
+def remove_in_place(version_dir: Path) -> None:
+    """Delete a version file by file. It does not count as a version from the first step on.
 
     Args:
-        version_dir: the directory of the version.
-        after_mark: called when the version is marked, and not yet touched.
+        version_dir: The directory of the version.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: If the directory does not exist.
     """
     os.listdir(version_dir)
-    (version_dir / f"{REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
-    after_mark()
+    marker = version_dir / f"{REMOVED}{uuid.uuid4().hex}"
+    try:
+        # Readers that know the version look whether its manifest is still the same file.
+        os.rename(version_dir / MANIFEST, marker)
+    except OSError:
+        marker.write_bytes(b"")  # The version has no manifest.
     parts = [name for name in os.listdir(version_dir) if not is_marker(name)]
-    parts.sort(key=lambda name: name != SAVED_MODEL)  # So that no server loads the rest.
+    parts.sort(key=lambda name: name != SAVED_MODEL)  # No server loads what is left then.
     for path in [*(version_dir / name for name in parts), version_dir]:
-        with contextlib.suppress(FileNotFoundError):  # Another writer does the same.
+        with contextlib.suppress(FileNotFoundError):  # Another writer removes it too.
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sweep_copies(base_dir: Path, is_alone: bool) -> None:
-    """Finish the removals that dead writers began, and remove what they did not finish writing.
+    """Finish the removals that dead writers began, and remove what they left unfinished.
 
     Args:
-        base_dir: the base directory.
-        is_alone: whether no other writer on this machine can be writing now. Nobody
-            can tell of other machines: what was not finished there stays, and is no version.
+        base_dir: The base directory.
+        is_alone: Whether no other writer on this machine can be writing now. This cannot
+            be known of other machines. What their writers left unfinished stays, and does
+            not count as a version.
     """
     for name in os.listdir(base_dir):
         if parse(name) is None:
@@ -112,14 +130,17 @@ def sweep_copies(base_dir: Path, is_alone: bool) -> None:
 
 
 def _claim(base_dir: Path, numbers: Numbers) -> tuple[Path, Path]:
-    """The directory of the next version, which no other writer has, and our marker in it."""
+    """Make a directory for the next version, and return it and the marker of this writer in it.
+
+    No other writer has this directory.
+    """
     while True:
         base_dir.mkdir(parents=True, exist_ok=True)
         target = base_dir / str(numbers.next(os.listdir(base_dir)))
         marker = target / f"{_OURS}{uuid.uuid4().hex}"
         target.mkdir(exist_ok=True)
         marker.write_bytes(b"")
-        # Of two writers that do this at once, the later one sees both markers, or both do.
+        # If two writers do this at the same time, at least one of them sees both markers.
         if os.listdir(target) == [marker.name]:
             return target, marker
         marker.unlink()
@@ -132,7 +153,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _confirm(staged: Path, target: Path, names: Iterable[str]) -> None:
-    """Raise unless files are where they were copied to, in full."""
+    """Raise an error if a file is not in `target` with the size that it has in `staged`."""
     for name in names:
         if (target / name).stat().st_size != (staged / name).stat().st_size:
-            raise StorageError(f"'{target / name}' is not as long as it was written.")
+            raise StorageError(
+                f"'{target / name}' is not as long as the file that was copied to it. The version "
+                "is not published."
+            )

@@ -1,4 +1,4 @@
-"""What a user can ask of a base directory, without TensorFlow."""
+"""`ExportDirectory`, with which users look after the versions in a base directory."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from typing import TypeAlias
 from ..errors import (
     DamagedVersionError,
     ExportError,
+    ExportValueError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
-from .cloud import side_by_side
 from .download import download
-from .files import Identity, clear_errors
+from .files import Identity, Progress, clear_errors, no_progress
+from .garbage import no_garbage_collection
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
-from .record import SCHEMA, ExportRecord, read_record
+from .record import SCHEMA, ExportRecord, read_record, standing
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
-from .store import Files, Store, open_store, version_path
+from .store import Files, Store, absolute_path, open_store, version_path
+from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
-from .versions import is_marker, parse
+from .versions import MANIFEST, is_marker, parse
 
-# A record, and the identity of the manifest it was read from.
+# The identity of a manifest, and the record that was read from it.
 _Known: TypeAlias = tuple[Identity | None, ExportRecord]
 
 
 class ExportDirectory:
-    """The versions in a base directory: list, describe, verify, prune, publish.
+    """Lists, verifies, publishes and removes the versions in a base directory.
 
-    Reads only what is committed: a staged or half-removed version is never
-    seen. Does not import TensorFlow.
+    It sees only published versions. Versions that are still being written or removed do
+    not count. It does not import TensorFlow.
 
     Args:
-        base_dir: the directory that holds the versions. It need not exist yet.
+        base_dir: The directory that holds the versions, or the URL of one in a bucket, such
+            as ``"s3://bucket/served"``. It does not need to exist yet.
 
     Example:
 
@@ -57,14 +60,15 @@ class ExportDirectory:
 
     @classmethod
     def over(cls, store: Store) -> ExportDirectory:
-        """The versions in a store that is open already."""
+        """Return the `ExportDirectory` of a store that is already open."""
         directory = cls.__new__(cls)
         directory._set(store)
         return directory
 
     def _set(self, store: Store) -> None:
         self.store = store
-        # What was surveyed last, if all of it could be read; and the records by version.
+        # The manifests of the last survey, or None if one of them could not be read. Then the
+        # records of that survey, by version.
         self._known: tuple[dict[int, Identity | None] | None, dict[int, _Known]] = None, {}
         self._told: set[VersionPath] = set()
 
@@ -77,84 +81,116 @@ class ExportDirectory:
         return f"ExportDirectory({str(self.path)!r})"
 
     def versions(self) -> list[int]:
-        """The numbers of all versions, ascending, whoever wrote them."""
+        """Return the numbers of all versions in ascending order.
+
+        Versions that another program wrote are included.
+        """
         return sorted(self._manifests())
 
     def latest(self) -> ExportRecord | None:
-        """The record of the newest version with a readable manifest, or None."""
+        """Return the record of the newest version that has a readable manifest, or None."""
         return next(iter(reversed(self.records())), None)
 
     def best(self, monitor: str, mode: Mode) -> ExportRecord | None:
-        """The record with the best value of a metric, or None if none has it.
+        """Return the record with the best value of a metric.
 
         Args:
-            monitor: the metric's name, such as ``"val_accuracy"``.
-            mode: ``"min"`` or ``"max"``.
-        """
-        return Objective(monitor, mode).best(self.records())
+            monitor: String. The metric's name, such as ``"val_accuracy"``.
+            mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
 
-    def record(self, version: int) -> ExportRecord:
-        """The record of one version.
+        Returns:
+            An `ExportRecord`, or None if no version has a value of the metric. Versions
+            that a rollback has withdrawn do not count.
 
         Raises:
-            ExportError: there is no such version, it carries no manifest of
-                ours, or the manifest is damaged.
+            ExportValueError: If an argument cannot be used.
+        """
+        return Objective(monitor, mode).best(standing(self.records()))
+
+    def record(self, version: int) -> ExportRecord:
+        """Return the record of one version.
+
+        Args:
+            version: Int. The number of the version.
+
+        Raises:
+            ExportError: If the version does not exist, has no manifest, or has a manifest
+                that is damaged.
         """
         record = _record_in(self._files_of(version))
         self._warn_if_newer([record])
         return record
 
     def records(self) -> list[ExportRecord]:
-        """The records of all versions that have a readable manifest, ascending."""
+        """Return the records of all versions that have a readable manifest, oldest first."""
         return self.survey()[0]
 
     def survey(self) -> tuple[list[ExportRecord], list[DamagedVersionError]]:
-        """`records`, and why each of the other manifests cannot be read."""
+        """Return the result of `records`, and an error for each manifest that cannot be read."""
         manifests = self._manifests()
         surveyed, known_records = self._known
         if manifests == surveyed:
             return [record for _, record in known_records.values()], []
+        unread = [
+            version
+            for version, identity in sorted(manifests.items())
+            if identity is None or known_records.get(version, (None,))[0] != identity
+        ]
+        with no_garbage_collection():
+            read = [partial(self._try_to_read, version) for version in unread]
+            results = dict(zip(unread, side_by_side(read, self.store.reads_at_once), strict=True))
         found = {}
         damage = []
-        read = [
-            partial(self._try_to_read, version, identity, known_records.get(version))
-            for version, identity in sorted(manifests.items())
-        ]
-        # Each is a request, where it is no local file.
-        is_far = not isinstance(self.path, Path)
-        results = side_by_side(read, 16) if is_far else [each() for each in read]
-        for version, result in zip(sorted(manifests), results, strict=True):
+        for version in sorted(manifests):
+            result = results[version] if version in results else known_records[version][1]
             if isinstance(result, DamagedVersionError):
                 damage.append(result)
             elif result is not None:
-                found[version] = result
-        # A manifest that cannot be read, or was not there, may be another the next time.
+                found[version] = manifests[version], result
+        # If a manifest was missing or could not be read, the next survey reads again.
         is_complete = len(found) == len(manifests) and None not in manifests.values()
         self._known = manifests if is_complete else None, found
         records = [record for _, record in found.values()]
         self._warn_if_newer(records)
         return records, damage
 
-    def verify(self, version: int) -> list[str]:
-        """What is wrong with the files of a version; empty when it is sound.
+    def verify(self, version: int, progress: Progress = no_progress) -> list[str]:
+        """Compare every byte of a version with what was published.
 
-        Every file is compared with the size and digest in the manifest, and the
-        manifest with its own, so this reads the whole version.
-
-        Raises:
-            VersionNotFoundError: there is no such version.
-        """
-        return problems_of(self._files_of(version))
-
-    def prune(self, policy: int | RetentionPolicy) -> list[int]:
-        """Remove the versions that `policy` does not keep, and return their numbers.
-
-        Only versions with a readable manifest are ever removed, never the
-        newest, never the best by an objective they were exported for, and none
-        that a later version of this library wrote.
+        Every file is compared with its size and digest in the manifest. The manifest is
+        compared with its own digest. Thus this reads the whole version.
 
         Args:
-            policy: such as ``KeepLatest(3)``, or an int that means that.
+            version: Int. The number of the version.
+            progress: A function that is called with the size of each block that was read,
+                in bytes.
+
+        Returns:
+            A list with one text per problem. The list is empty if the version verifies.
+
+        Raises:
+            VersionNotFoundError: If the version does not exist.
+        """
+        return problems_of(self._files_of(version), progress)
+
+    def prune(self, policy: int | RetentionPolicy) -> list[int]:
+        """Remove the versions that a policy does not keep, and return their numbers.
+
+        The newest version always stays, and so does the best version by each metric that
+        a version was exported for. Versions without a readable manifest, and versions that
+        a later version of this library wrote, also stay.
+
+        Args:
+            policy: A retention policy such as ``KeepLatest(3)``, or an int. The int ``3``
+                means ``KeepLatest(3)``.
+
+        Returns:
+            The numbers of the removed versions, as a list of ints. A version that cannot
+            be removed is named in a warning instead.
+
+        Raises:
+            ExportError: If `policy` is not a policy or an int of at least 1, or if the
+                directory cannot be read or written.
         """
         chosen = as_policy(policy)
         removed: list[int] = []
@@ -169,7 +205,7 @@ class ExportDirectory:
                 except FileNotFoundError:
                     continue  # Another writer removed it first.
                 except StorageError:
-                    raise  # Nor can the others be removed.
+                    raise  # The other versions could not be removed either.
                 except OSError as error:
                     warnings.warn(
                         f"Version {version} in '{self.path}' could not be removed: {error}.",
@@ -178,71 +214,164 @@ class ExportDirectory:
         return removed
 
     def publish(self, source_version_path: str | os.PathLike[str]) -> ExportRecord:
-        """Publish a copy of a version, from here or elsewhere, as the next version here.
+        """Publish a copy of a version as the next version in this directory.
 
-        Files are hard-linked where the file system allows, else copied.
+        The copy is verified before it is published. Its files are hard links where the file
+        system allows it.
 
         Args:
-            source_version_path: the directory of a version with a manifest.
+            source_version_path: The directory of the version to copy. It may be in this or
+                another base directory, or a copy with any name. It needs a manifest.
+
+        Returns:
+            The `ExportRecord` of the new version.
 
         Raises:
-            ExportError: there is no such version, it does not verify, a later
-                version of this library wrote it, or it cannot be written here.
+            ExportError: If the version does not exist or does not verify, if a later
+                version of this library wrote it, or if nothing can be written here.
         """
-        source, version = version_path(source_version_path, "source_version_path=")
+        source = absolute_path(source_version_path)
+        if parse(source.name) is None and open_store(source).stat(MANIFEST) is not None:
+            return self._publish(open_store(source), str(source))
+        source, version = version_path(source, "source_version_path=")
         origin = ExportDirectory(source.parent)._files_of(version)
+        is_here = source.parent == self.path
+        return self._publish(origin, str(version) if is_here else str(source))
+
+    def rollback(self, version: int | None = None) -> ExportRecord:
+        """Publish an older version again, and withdraw the versions after it.
+
+        A model server then serves the older version. Withdrawn versions stay where they
+        are, but do not count as the best any more: `ExportOnImprove` does not have to beat
+        them, and `KeepBest` does not keep them.
+
+        Args:
+            version: Int. The number of the version to go back to. By default, it is the
+                version before the newest one that was not withdrawn. Thus each call goes
+                back one more version.
+
+        Returns:
+            The `ExportRecord` of the new version. Its `copied_from` and `withdrawn` say
+            what happened.
+
+        Raises:
+            ExportError: If there is no version to go back to, or if it cannot be published
+                again.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_export_callbacks import ExportDirectory, Exporter
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> with Exporter("rolled", model, log_dir=None) as exporter:
+        ...     records = [exporter.export().result() for _ in range(2)]
+        >>> record = ExportDirectory("rolled").rollback()
+        >>> record.version, record.copied_from, record.withdrawn
+        (3, '1', (2,))
+        """
+        versions = self.versions()
+        origins = self._origins(versions)
+        if not versions:
+            raise VersionNotFoundError(f"There are no versions in '{self.path}'.")
+        newest = versions[-1]
+        if version is None:
+            earlier = [each for each in versions if each < origins[newest]]
+            gone = {each for record in self.records() for each in record.withdrawn}
+            earlier = [each for each in earlier if each not in gone]
+            if not earlier:
+                raise VersionNotFoundError(f"'{self.path}' has no version before the newest.")
+            version = earlier[-1]
+            hint = f" Pass the version to go back to, instead of {version}."
+        else:
+            hint = ""
+            if version == newest:
+                raise ExportValueError(f"Version {version} is already the newest in '{self.path}'.")
+        files = self._files_of(version)
+        origin = origins.get(version, version)
+        withdrawn = [each for each in versions if each > origin and origins[each] != origin]
+        try:
+            return self._publish(files, str(version), withdrawn)
+        except (DamagedVersionError, NewerVersionError) as error:
+            raise type(error)(f"{error}{hint}") from error
+
+    def _origins(self, versions: Iterable[int]) -> dict[int, int]:
+        """Return the version that each version is a copy of, in this directory, or itself."""
+        origins: dict[int, int] = {}
+        records = {record.version: record for record in self.records()}
+        for version in sorted(versions):
+            record = records.get(version)
+            copied = (parse(record.copied_from or "") if record else None) or version
+            # A manifest may say anything, so only an older version counts.
+            origins[version] = origins.get(copied, copied) if copied < version else version
+        return origins
+
+    def _publish(
+        self, origin: Files, copied_from: str, withdrawn: Iterable[int] = ()
+    ) -> ExportRecord:
+        source = origin.root
         record = _record_in(origin)
         if record.is_newer:
             raise NewerVersionError(
-                f"'{source}' cannot be published: a later version of this library wrote it (its "
-                f"manifest has schema {record.schema}, this one writes {SCHEMA}), and a copy would "
-                "lose what only that one knows. Upgrade keras-export-callbacks."
+                f"'{source}' cannot be published: a later version of this library wrote it. Its "
+                f"manifest has schema {record.schema}, but the installed library writes schema "
+                f"{SCHEMA}. A copy would lose what only the later version can read. Upgrade "
+                "keras-export-callbacks."
             )
         self.store.check()
         with clear_errors(self.path), self.store.stage() as staged:
             for name in origin.files():
                 if name not in OWN_FILES and not is_marker(name):
                     (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                    with contextlib.suppress(FileNotFoundError):  # It went away: told below.
+                    with contextlib.suppress(FileNotFoundError):  # It is reported below.
                         origin.fetch(name, staged / name)
-            # The copy, so that what is published is what was verified.
+            # The copy is verified, and not the source, because the copy is published.
             found = differences(open_store(staged), record.files)
             if problems := [*manifest_problems(origin), *found]:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
-            return publish_record(staged, replace(record, path=staged), self.store)
+            record = replace(
+                record, path=staged, copied_from=copied_from, withdrawn=tuple(withdrawn)
+            )
+            return publish_record(staged, record, self.store)
 
-    def download(self, version: int, to: str | os.PathLike[str]) -> Path:
-        """Copy a version to a local directory, and return its path.
+    def download(
+        self, version: int, to: str | os.PathLike[str], progress: Progress = no_progress
+    ) -> Path:
+        """Copy a version to a local directory.
 
-        The copy is compared with what was published. It appears complete, or not
-        at all, and shares no bytes with the version.
+        The copy is compared with what was published. It appears complete or not at all. Its
+        files are not hard links to the files of the version.
 
         Args:
-            version: the number of the version.
-            to: a new or an empty directory.
+            version: Int. The number of the version.
+            to: The path of the copy. It must not exist yet, or be an empty directory.
+            progress: A function that is called with the size of each block that was copied,
+                in bytes. Several threads call it.
+
+        Returns:
+            The path of the copy, as an absolute `Path`.
 
         Raises:
-            ExportError: there is no such version, it does not verify, or there is
-                something in `to`.
+            ExportError: If the version does not exist or does not verify, or if `to` is not
+                empty.
         """
         with clear_errors(to):
-            return download(self._files_of(version), local_path(to))
+            return download(self._files_of(version), local_path(to), progress)
 
     def _warn_if_newer(self, records: Iterable[ExportRecord]) -> None:
-        """Say once of each version that a later version of this library wrote it."""
+        """Warn of versions that a later version of this library wrote, once for each."""
         for record in records:
             if record.is_newer and record.path not in self._told:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _try_to_read(
-        self, version: int, identity: Identity | None, known: _Known | None
-    ) -> _Known | DamagedVersionError | None:
-        """The record of a version, read again only if its manifest may have been replaced."""
-        if known is not None and identity is not None and known[0] == identity:
-            return known
+    def _try_to_read(self, version: int) -> ExportRecord | DamagedVersionError | None:
+        """Return the record of a version.
+
+        Returns:
+            The error if the manifest is damaged, or None if the version has no manifest.
+        """
         try:
-            return identity, read_record(self.store.at(str(version)))
+            return read_record(self.store.at(str(version)))
         except FileNotFoundError:
             return None  # Another program wrote it, or it was removed meanwhile.
         except DamagedVersionError as error:
@@ -284,7 +413,7 @@ def _newer(record: ExportRecord) -> str:
     is_lost = "metrics" in record.unread
     worse = " A worse version may be published after it." if is_lost else ""
     return (
-        f"A later version of this library wrote '{record.path}': its manifest has schema "
-        f"{record.schema}, this one knows {SCHEMA}. It is not removed here.{unread}{worse} "
-        "Upgrade keras-export-callbacks."
+        f"A later version of this library wrote '{record.path}'. Its manifest has schema "
+        f"{record.schema}, but the installed library knows schema {SCHEMA}. This directory is "
+        f"not removed.{unread}{worse} Upgrade keras-export-callbacks."
     )

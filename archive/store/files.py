@@ -1,4 +1,4 @@
-"""Bytes on disk: digests, links, and flushing them."""
+"""Files on the disk: their digests, hard links to them, and flushing."""
 
 from __future__ import annotations
 
@@ -7,36 +7,47 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import ExportError, StorageError
+from .decoding import Size
 
-# How much of a file is read at a time.
+# The number of bytes of a file that are read at a time.
 BLOCK = 2**20
 
 
-# What tells a file from another one, or from itself changed.
+# A function that is told how many more bytes are done.
+Progress: TypeAlias = Callable[[int], object]
+
+# Values that differ between two files, and also change when a file is written to.
 Identity: TypeAlias = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size in bytes and SHA-256 digest (hexadecimal) of one file."""
+    """The size and the digest of a file.
 
-    size: int
+    Attributes:
+        size: The size in bytes.
+        sha256: The SHA-256 digest in hexadecimal.
+    """
+
+    size: Size
     sha256: str
 
 
 @dataclass(frozen=True)
 class FileStat:
-    """What can be told of a file without reading it.
+    """What is known about a file without reading it.
 
     Attributes:
-        size: in bytes; None if it is no regular file, such as a pipe or a link.
-        identity: what tells it from another file, or from itself changed.
+        size: The size in bytes. None if the file is not a regular file, but a pipe or a
+            link, for example.
+        identity: The identity of the file. It differs between two files, and also changes
+            when the file is written to.
     """
 
     size: int | None
@@ -45,12 +56,12 @@ class FileStat:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file we wrote, which may be linked instead of written again.
+    """A file of an earlier export. A later export can link it instead of writing it again.
 
     Attributes:
-        path: where it is.
-        info: its size and digest.
-        identity: what tells it from another file, or from itself changed.
+        path: The path of the file.
+        info: The size and the digest of the file.
+        identity: The identity of the file. It changes when the file is written to.
     """
 
     path: Path
@@ -59,22 +70,29 @@ class KnownFile:
 
     @classmethod
     def at(cls, path: Path, sha256: str | None = None) -> KnownFile:
-        """The file at `path` as it is now; its digest is taken unless it is known."""
+        """Return the file at `path` as it is now.
+
+        Args:
+            path: The path of the file.
+            sha256: The digest of the file. If it is None, it is computed.
+        """
         status = os.stat(path)
         info = FileInfo(status.st_size, sha256 or sha256_of(path))
         return cls(path, info, identity_of(status))
 
     def is_intact(self) -> bool:
-        """Whether it is still there and was not written to."""
+        """Return whether the file still exists and nobody wrote to it."""
         try:
             return identity_of(os.stat(self.path)) == self.identity
         except OSError:
             return False
 
     def share(self, target: Path) -> KnownFile | None:
-        """Give `target` the same contents; return the file that it then is.
+        """Link or copy the file to `target`, and return the file at `target`.
 
-        None if it is not there any more: other processes remove versions too.
+        Returns:
+            The new file. None if the file changed or does not exist any more. Another
+            process may have removed the version that held it.
         """
         if not self.is_intact():
             return None
@@ -85,17 +103,18 @@ class KnownFile:
         return KnownFile.at(target, self.info.sha256)
 
     def moved(self, root: Path, new_root: Path) -> KnownFile:
-        """The same file after a directory that it is in was renamed."""
+        """Return the same file after a directory above it was renamed from `root` to `new_root`."""
         return replace(self, path=new_root / self.path.relative_to(root))
 
 
 @dataclass(frozen=True)
 class KeptFile:
-    """A file of the graph, or an asset, that further exports will have as well.
+    """A file that later exports will have too, such as the graph or an asset.
 
     Attributes:
-        content: its bytes, for when `known` is not there any more.
-        known: the file in an export, to be linked.
+        content: The contents of the file. They are written if `known` does not exist any
+            more.
+        known: The file in an earlier export, which can be linked.
     """
 
     content: bytes
@@ -103,11 +122,11 @@ class KeptFile:
 
     @classmethod
     def at(cls, path: Path) -> KeptFile:
-        """The file at `path` as it is now."""
+        """Return the file at `path` as it is now."""
         return cls(path.read_bytes(), KnownFile.at(path))
 
     def put(self, target: Path) -> KeptFile:
-        """Make it part of another export; return it as it is there."""
+        """Link, copy or write the file to `target`, and return the file at `target`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         shared = self.known.share(target)
         if shared is None:
@@ -116,23 +135,23 @@ class KeptFile:
         return KeptFile(self.content, shared)
 
     def moved(self, root: Path, new_root: Path) -> KeptFile:
-        """The same file after a directory that it is in was renamed."""
+        """Return the same file after a directory above it was renamed from `root` to `new_root`."""
         return replace(self, known=self.known.moved(root, new_root))
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """What differs between two files, and in one file before and after it is written to."""
+    """Return the identity of a file, from the result of `os.stat`."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same as `source`, sharing its bytes where the file system can.
+    """Make `target` a hard link to `source`, or a copy if the file system has no hard links.
 
-    A symbolic link stays one: what it points to is not read.
+    If `source` is a symbolic link, `target` becomes one too.
 
     Raises:
-        FileExistsError: there is a `target`. It is left alone, because writing
-            to it would write to every version that it is linked from.
+        FileExistsError: If `target` exists. It is not replaced. Other versions may have
+            links to it, and writing to it would change them.
     """
     try:
         os.link(source, target, follow_symlinks=False)
@@ -143,28 +162,39 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def relative_files(root: Path) -> Iterator[str]:
-    """Everything below `root` that is not a directory, by relative path."""
+    """Yield the relative paths of all files in `root` and its subdirectories."""
     for directory, subdirectories, names in os.walk(root):
-        # A link to a directory is listed among the directories, yet is one entry.
+        # `os.walk` lists a link to a directory as a directory. Here it counts as a file.
         links = [name for name in subdirectories if Path(directory, name).is_symlink()]
         for name in [*names, *links]:
             yield Path(directory, name).relative_to(root).as_posix()
 
 
-def blocks_of(path: Path) -> Iterator[bytes]:
-    """The contents of a file."""
+def blocks_of(path: str | Path) -> Iterator[bytes]:
+    """Yield the contents of a file in blocks."""
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             yield block
 
 
+def no_progress(count: int) -> None:
+    """Ignore how many bytes are done."""
+
+
+def counted(blocks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
+    """Yield blocks, and call `progress` with the size of each."""
+    for block in blocks:
+        progress(len(block))
+        yield block
+
+
 def sha256_of(path: Path) -> str:
-    """The SHA-256 digest of a file, hexadecimal."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     return digest_of(blocks_of(path))
 
 
 def digest_of(blocks: Iterable[bytes]) -> str:
-    """The SHA-256 digest of a file's contents, hexadecimal."""
+    """Return the SHA-256 digest of a file's contents in hexadecimal."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
@@ -172,7 +202,7 @@ def digest_of(blocks: Iterable[bytes]) -> str:
 
 
 def first_bytes(blocks: Iterable[bytes], limit: int) -> bytes:
-    """The first `limit` bytes of a file: who knows how long it is."""
+    """Return the first `limit` bytes of a file, which may be very long."""
     content = bytearray()
     for block in blocks:
         content += block
@@ -183,7 +213,7 @@ def first_bytes(blocks: Iterable[bytes], limit: int) -> bytes:
 
 @contextlib.contextmanager
 def clear_errors(base_dir: object) -> Iterator[None]:
-    """Say of what the system refuses where it happened, as an error of ours."""
+    """Turn an OSError into a `StorageError` whose message names `base_dir`."""
     try:
         yield
     except ExportError:
@@ -193,7 +223,7 @@ def clear_errors(base_dir: object) -> Iterator[None]:
 
 
 def sync_tree(root: Path) -> None:
-    """Flush every file and directory below `root`, and itself, to the disk."""
+    """Flush a directory, and all files and directories in it, to the disk."""
     for directory, _, names in os.walk(root):
         for name in names:
             sync(Path(directory, name))
@@ -206,7 +236,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a directory, and say so.
+        # Some network file systems cannot flush a directory. They raise one of these errors.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

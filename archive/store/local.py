@@ -1,8 +1,8 @@
-"""A local or mounted directory: staging → fsync → one rename.
+"""The store in a local or mounted directory.
 
-A version appears complete or not at all, because it is renamed into place from
-``.staging``, whose dot keeps model servers away. Where directories cannot be
-renamed, `copying` takes the place of the rename.
+A version is written in ``.staging``, flushed to the disk, and then renamed into place.
+Therefore it appears complete or not at all. Model servers ignore ``.staging``, because its
+name is not a number. Where directories cannot be renamed, `copying` replaces the rename.
 """
 
 from __future__ import annotations
@@ -34,48 +34,52 @@ from .files import (
 from .staging import STAGING, Lock, Workspace, sweep, workspace
 from .versions import MANIFEST, SAVED_MODEL, Numbers, is_version, parse
 
-# How file systems say that they cannot rename a directory.
+# The errors of file systems that cannot rename a directory.
 _NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
 
 
 class LocalFiles:
-    """What is below a directory; a `Files`.
+    """The files in a local directory, as a `Files`.
 
     Args:
-        root: the directory.
+        root: The directory.
     """
+
+    can_link = True
+    reads_at_once = 1
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._text = str(root)  # Joining texts is much faster than joining paths.
 
     def at(self, name: str) -> LocalFiles:
-        """A directory in this one."""
+        """Return the files in a subdirectory."""
         return LocalFiles(self.root / name)
 
     def names(self) -> list[str]:
-        """What is in the directory."""
+        """Return the names of the entries, or an empty list if the directory does not exist."""
         try:
             return os.listdir(self.root)
         except FileNotFoundError:
             return []
 
     def files(self) -> list[str]:
-        """Every file below the directory, by relative path; no link is followed."""
+        """Return the relative paths of all files. Links are not followed."""
         return list(relative_files(self.root))
 
     def stat(self, name: str) -> FileStat | None:
-        """Size and identity of a file, None if there is none; no link below `root` is followed."""
+        """Return the size and identity of a file, or None. Links in `root` are not followed."""
         if self._leads_out(name):
             return FileStat(None, ())
         try:
-            status = os.lstat(self.root / name)
+            status = os.lstat(f"{self._text}/{name}")
         except FileNotFoundError:
             return None
         is_regular = stat.S_ISREG(status.st_mode)
         return FileStat(status.st_size if is_regular else None, identity_of(status))
 
     def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
-        """Size and identity of a file, and its first bytes."""
+        """Return the size and identity of a file, and its first bytes."""
         status = self.stat(name)
         if status is None:
             raise FileNotFoundError(f"There is no '{self.root / name}'.")
@@ -84,54 +88,53 @@ class LocalFiles:
         return status, first_bytes(self.blocks(name), limit)
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The contents of a file, from its beginning."""
-        return blocks_of(self.root / name)
+        """Yield the contents of a file in blocks."""
+        return blocks_of(f"{self._text}/{name}")
 
     def fetch(self, name: str, target: Path) -> None:
-        """Give a local file the same contents: by a link, where the file system can."""
+        """Link a file to `target`, or copy it if the file system has no hard links."""
         link_or_copy(self.root / name, target)
 
     def _leads_out(self, name: str) -> bool:
-        """Whether a directory on the way to a file is a link."""
+        """Return whether one of the directories in a file's relative path is a link."""
         while name := os.path.dirname(name):
-            if os.path.islink(self.root / name):
+            if os.path.islink(f"{self._text}/{name}"):
                 return True
         return False
 
 
 class LocalStore(LocalFiles):
-    """Versions in a local or mounted directory; a `Store`."""
+    """Versions in a local or mounted directory, as a `Store`."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._text = str(root)
         self._numbers = Numbers()
         self._found: dict[int, Identity | None] = {}
 
     def local_path(self, version: int) -> Path:
-        """Where a version is, or would be."""
+        """Return the directory of a version, which does not need to exist."""
         return self.root / str(version)
 
     def check(self) -> None:
-        """Raise unless this is, or can become, a directory that we can write to."""
+        """Raise an error if versions cannot be written to this directory."""
         check_directory(self.root)
 
     def exists(self) -> bool:
-        """Whether there is such a directory."""
+        """Return whether the base directory exists."""
         return self.root.is_dir()
 
     def names(self) -> list[str]:
-        """What is in the base directory; numbers that are taken there are never given out."""
+        """Return the names of the entries. The store never gives out their numbers."""
         names = super().names()
         self._numbers.see(names)
         return names
 
     def versions(self) -> dict[int, Identity | None]:
-        """The versions that are there to stay, with the identity of the manifest.
+        """Return the published versions, each with the identity of its manifest.
 
-        A version that was found to be one stays one as long as its manifest is the
-        same file, so that one look at that is enough: what is removed by a rename has
-        none any more, and what is removed in place has another from the beginning.
+        If a directory was a version in the last call, and its manifest is still the same
+        file, it still is a version. Nothing else is read then, because the first step of
+        every removal takes the manifest away.
         """
         found: dict[int, Identity | None] = {}
         for number in self._numbers_of_directories():
@@ -144,7 +147,7 @@ class LocalStore(LocalFiles):
         return found
 
     def _numbers_of_directories(self) -> list[int]:
-        """The numbers that directories spell; links are none."""
+        """Return the version numbers that are names of directories. Links do not count."""
         numbers, others = [], []
         try:
             with os.scandir(self.root) as entries:
@@ -163,10 +166,10 @@ class LocalStore(LocalFiles):
         try:
             return identity_of(os.lstat(f"{self._text}/{version}/{MANIFEST}"))
         except OSError:
-            return None  # Who reads it is told why.
+            return None  # The reason is reported when the manifest is read.
 
     def has(self, version: int) -> bool:
-        """Whether there is this version."""
+        """Return whether a version exists."""
         path = self.local_path(version)
         if path.is_symlink():
             return False
@@ -175,11 +178,11 @@ class LocalStore(LocalFiles):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            return True  # `verify` says why it cannot be read.
+            return True  # `verify` reports why the directory cannot be read.
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
-        """A directory to write a version in, on the same file system."""
+        """Make a directory to write a version in, on the same file system."""
         with workspace(self.root) as space:
             yield space.stage()
 
@@ -214,13 +217,13 @@ def _publish(staged: Path, base_dir: Path, finish: Callable[[int], None], number
             version = numbers.next(os.listdir(base_dir))
             finish(version)
             target = base_dir / str(version)
-            # A version is never empty, and rename(2) replaces only an empty
-            # directory: this cannot overwrite what someone published.
+            # rename(2) replaces a directory only if it is empty. A version is never empty, so
+            # this cannot overwrite one.
             try:
                 os.rename(staged, target)
             except OSError as error:
                 if os.path.lexists(target):
-                    continue  # A writer that could not be locked out took the number.
+                    continue  # Without a working lock, another writer took the number.
                 if error.errno in _NO_RENAME:
                     return _publish_without_rename(staged, base_dir, finish, numbers, lock)
                 raise
@@ -228,8 +231,8 @@ def _publish(staged: Path, base_dir: Path, finish: Callable[[int], None], number
                 sync(base_dir)
             except OSError as error:
                 warnings.warn(
-                    f"Version {version} is published in '{base_dir}', but may be lost if the "
-                    f"machine stops now: {error}.",
+                    f"Version {version} is published in '{base_dir}', but it may be lost if the "
+                    f"machine stops now, because the directory could not be flushed: {error}.",
                     stacklevel=2,
                 )
             return version
@@ -256,46 +259,50 @@ def _remove(version_dir: Path, space: Workspace) -> None:
     except OSError as error:
         if error.errno not in _NO_RENAME:
             raise
-        remove_in_place(version_dir, lambda: _touch(version_dir / MANIFEST))
+        remove_in_place(version_dir)
     sync(version_dir.parent)
-    # It is gone for everyone; what cannot be deleted now is swept later.
+    # Readers do not see the version any more. What cannot be deleted now is swept later.
     shutil.rmtree(doomed.parent, ignore_errors=True)
 
 
-def _touch(path: Path) -> None:
-    """Let readers who know a file look at it again."""
-    with contextlib.suppress(OSError):
-        os.utime(path)
-
-
 def check_directory(path: Path, argument: str = "base_dir") -> None:
-    """Raise unless `path` is, or can become, a directory that versions can be written to."""
+    """Raise an error if versions cannot be written to a directory.
+
+    Args:
+        path: The directory. It does not need to exist.
+        argument: The name of the argument in the error message.
+
+    Raises:
+        ExportValueError: If `path` is a file or inside a SavedModel, if this process cannot
+            write there, or if a name is too long.
+    """
     existing = path
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
     if not os.path.isdir(existing):
         raise ExportValueError(
             f"Received {argument}='{path}', but '{existing}' is not a directory. "
-            "Expected a directory, existing or to be made."
+            "Expected a directory, which does not need to exist yet."
         )
     inside = next((above for above in [path, *path.parents] if _is_ours(above)), None)
     if inside is not None:
         raise ExportValueError(
-            f"Received {argument}='{path}', but '{inside}' is a SavedModel or unpublished "
-            "work, to which nothing may be added. Expected a directory outside of it."
+            f"Received {argument}='{path}', but '{inside}' is a SavedModel, or holds versions "
+            "that are not published yet. Expected a directory outside of it."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ExportValueError(
             f"Received {argument}='{path}', but '{existing}' is not writable by this process. "
-            "Expected a directory that can be written to."
+            "Expected a directory that it can write to."
         )
     longest = os.pathconf(existing, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in path.parts):
         raise ExportValueError(
-            f"Received {argument}='{path}'. Expected names of at most {longest} bytes."
+            f"Received {argument}='{path}'. Expected a path in which no name is longer than "
+            f"{longest} bytes."
         )
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether nobody but a writer of versions may change what is in a directory."""
+    """Return whether a directory is ``.staging`` or a SavedModel."""
     return path.name == STAGING or os.path.lexists(path / SAVED_MODEL)

@@ -41,7 +41,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     if is_url(text):
         raise ExportValueError(
             f"Received '{text}', which is not on a local file system. Expected a local or "
-            "mounted directory, because one rename replaces the whole directory."
+            "mounted directory, because the directory is written by one rename."
         )
     return Path(os.path.abspath(text))
 
@@ -66,7 +66,7 @@ def path_text(path: object, label: str = "") -> str:
 
 
 def is_url(text: str) -> bool:
-    """Return whether a path is a URL, and so not a path in the local file system."""
+    """Return whether a path is a URL, such as ``"s3://bucket/served"``."""
     return _URL.match(text) is not None
 
 

@@ -32,8 +32,8 @@ def publish_record(
         store: The store to publish in.
         snapshot_time: When the snapshot ended, in seconds of `time.perf_counter`. With
             None, `write_seconds` stays unchanged.
-        check: Function that is called during the commit, when no other writer can publish
-            that number. If it raises, nothing is published.
+        check: Function that is called during the commit, while no other writer can publish
+            the same number. If it raises, nothing is published.
 
     Returns:
         The record as it was published.

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -42,8 +42,8 @@ MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 # The requests that TensorFlow Serving sends to itself when it loads a version.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
-# A manifest leaves out these keys if their value is None.
-_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
+# A manifest leaves out these keys if their value is None, and `withdrawn` if it is empty.
+_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project", "copied_from")
 
 # This is far above the size of a real manifest. It keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -82,11 +82,12 @@ class ParityInfo:
 
     Attributes:
         live_seconds: How long training waited for the model's outputs.
-        check_seconds: How long it took to load and run the artifact.
+        check_seconds: How long it took to load and run the artifact in another process.
         differences: The largest absolute difference of each output, by
             ``signature/output``. For integers, bools and strings it is the share of values
-            that differ.
-        allowed: The largest difference that rounding explains, by ``signature/output``.
+            that differ. It may also be that share for floats that are all whole numbers.
+        allowed: The difference that rounding explains for the value that differs most, or
+            the share of values that may differ, by ``signature/output``.
         skipped: For each signature that was not compared, the reason.
     """
 
@@ -138,8 +139,9 @@ class ExportRecord:
         bytes: The total size of all files except the manifest and its digest, in bytes.
         graph_reused: Whether the export reused the traced graph of an earlier export.
         stall_seconds: How long training waited for the export.
-        write_seconds: The time from the end of the snapshot until the version was ready
-            to be published.
+        write_seconds: The time from the end of the snapshot until the manifest was
+            written, just before the version appeared. It includes the wait for earlier
+            exports. In a bucket, files are still copied after it.
         libraries: The versions of the libraries that wrote the version, by name.
         files: The size and the digest of every file except the manifest and its digest, by
             relative path.
@@ -152,6 +154,10 @@ class ExportRecord:
         attempt: How often the trial had been tried before.
         hyperparameters: The hyperparameters of the trial, by name.
         project: The directory of the search, which also has the score of the trial.
+        copied_from: What the version is a copy of: the number of a version in the same
+            base directory, or the path of a version elsewhere. None for an export.
+        withdrawn: The versions that a rollback withdrew when it published this version.
+            They do not count as the best any more.
         schema: The schema of the manifest. If it is higher than the one this library
             writes, a later version of the library wrote the manifest.
         unread: The keys of a manifest with a higher schema that could not be read. Their
@@ -183,6 +189,8 @@ class ExportRecord:
     attempt: Int64 | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
     project: str | None = None
+    copied_from: str | None = None
+    withdrawn: tuple[Int64, ...] = ()
     schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
 
@@ -214,8 +222,26 @@ class ExportRecord:
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
+        if not self.withdrawn:
+            del content["withdrawn"]
         # A step or epoch may be an integer of NumPy, which `default` converts.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
+
+
+def standing(records: Iterable[ExportRecord]) -> list[ExportRecord]:
+    """Return the records that no rollback has withdrawn.
+
+    Args:
+        records: The records of all versions in one base directory.
+    """
+    records = list(records)
+    # A manifest may say anything, but it withdraws only versions before its own.
+    withdrawn = {
+        version for record in records for version in record.withdrawn if version < record.version
+    }
+    if not withdrawn:
+        return records
+    return [record for record in records if record.version not in withdrawn]
 
 
 def manifest_digest(content: bytes) -> bytes:
@@ -227,20 +253,24 @@ def read_record(version: Files) -> ExportRecord:
     """Return the record of a version.
 
     Raises:
-        FileNotFoundError: If the version has no manifest. Another program wrote it then.
-        DamagedVersionError: If the manifest cannot be read, or if this library did not
-            write it like that.
+        FileNotFoundError: If the version has no manifest, because another program wrote
+            the version.
+        DamagedVersionError: If the manifest cannot be read, or if its contents are not what
+            this library writes.
     """
-    path = version.root / MANIFEST
     try:
         status, content = version.read(MANIFEST, _MAX_BYTES + 1)
         # A link may lead out of the version, and a pipe may never end.
         if status.size is None:
-            raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
+            raise DamagedVersionError(
+                f"The manifest '{version.root / MANIFEST}' is not a regular file."
+            )
     except (FileNotFoundError, StorageError):
-        raise  # There is none, or the whole store cannot be read.
+        raise  # The version has no manifest, or the whole store cannot be read.
     except OSError as error:
-        raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
+        raise DamagedVersionError(
+            f"The manifest '{version.root / MANIFEST}' cannot be read: {error}."
+        ) from error
     return parse_record(content, version.root)
 
 
@@ -324,9 +354,9 @@ def _fitted(content: Any, version_dir: VersionPath) -> ExportRecord:
     A manifest with a higher schema is read as far as possible.
 
     Raises:
-        ValueError: If the manifest has this library's schema and a wrong value. The message
-            names the key. Also if the schema or the version cannot be read, or if the
-            schema is too low.
+        ValueError: If the manifest has this library's schema and a wrong value, if the
+            schema or the version cannot be read, or if the schema is too low. The message
+            names the key.
     """
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, found {type(content).__name__}")

@@ -1,4 +1,7 @@
-"""Paths that are not in the local file system, such as ``s3://bucket/served``. No requests."""
+"""Paths that are not in the local file system, such as ``s3://bucket/served``.
+
+This module sends no requests.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import TypeAlias
 
 
 class RemotePath(os.PathLike[str]):
-    """A URL, with of `pathlib.Path` what the name of a version needs.
+    """A URL with some of the attributes and operators of `pathlib.Path`.
 
     Args:
-        url: such as ``"s3://bucket/served"``.
+        url: The URL, such as ``"s3://bucket/served"``.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -43,9 +46,9 @@ class RemotePath(os.PathLike[str]):
         return RemotePath(self._url.rpartition("/")[0])
 
     def resolve(self) -> RemotePath:
-        """The same: a URL has no links to follow."""
+        """Return this path itself, because a URL has no links to follow."""
         return self
 
 
-# Where a version is.
+# The path of a version.
 VersionPath: TypeAlias = Path | RemotePath

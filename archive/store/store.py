@@ -1,7 +1,7 @@
-"""What every place for versions can do, and which kind of place a path is.
+"""The interface of a store, which is a place for versions, and `open_store`.
 
-`open_store` alone looks at whether a path is a URL. Whoever reads or publishes
-versions is given a `Store`, and need not know where that is.
+Only `open_store` checks whether a path is a URL. Code that reads or publishes versions
+gets a `Store`, and does not need to know where the store is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import VersionNotFoundError
-from .bucket import BucketStore
+from .buckets.store import BucketStore
 from .files import FileInfo, FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
@@ -22,81 +22,105 @@ from .versions import parse
 
 
 class Files(Protocol):
-    """What is below a directory: of a version, say.
+    """The files in a directory, such as the directory of a version.
 
-    Every method raises OSError where something cannot be read.
+    Every method raises an OSError if something cannot be read.
     """
 
     @property
+    def can_link(self) -> bool:
+        """Whether `fetch` can make hard links, so that copies share their bytes."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many files should be read at the same time."""
+
+    @property
     def root(self) -> VersionPath:
-        """Where it is; a `Path` if that is in the local file system."""
+        """The directory. It is a `Path` if it is in the local file system."""
 
     def at(self, name: str) -> Files:
-        """What is below a directory in this one."""
+        """Return the files in a subdirectory."""
 
     def names(self) -> list[str]:
-        """What is in the directory; nothing if there is no directory."""
+        """Return the names of the entries, or an empty list if the directory does not exist."""
 
     def files(self) -> list[str]:
-        """Everything below the directory that is no directory, by relative path."""
+        """Return the relative paths of all files in the directory and its subdirectories."""
 
     def stat(self, name: str) -> FileStat | None:
-        """Size and identity of a file, by relative path; None if there is none."""
+        """Return the size and identity of a file, or None if it does not exist.
+
+        Args:
+            name: The relative path of the file.
+        """
 
     def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
-        """Size and identity of a file, and its first `limit` bytes if it is a regular one.
+        """Return the size and identity of a file, and its first bytes.
+
+        Args:
+            name: The relative path of the file.
+            limit: How many bytes to read at most. Nothing is read from a file that is not
+                a regular file, such as a link.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: If the file does not exist.
         """
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The contents of a file, from its beginning.
+        """Yield the contents of a file in blocks, from its beginning.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: If the file does not exist.
         """
 
     def fetch(self, name: str, target: Path) -> None:
-        """Give a local file, which does not exist, the same contents.
+        """Make a local copy of a file.
 
-        It may be a link to the same bytes: neither file may be written to.
+        The copy may be a hard link to the file, so do not write to it.
+
+        Args:
+            name: The relative path of the file.
+            target: The path of the copy. It must not exist yet.
 
         Raises:
-            FileNotFoundError: there is no such file here.
+            FileNotFoundError: If the file does not exist.
         """
 
 
 class Store(Files, Protocol):
-    """A base directory: where versions are published, read and removed.
+    """A base directory, in which versions are published, read and removed.
 
-    A store is opened once by each writer and reader, and lives as long as it:
-    a number that it has seen, it never gives out, even if the base directory is
-    emptied. Nothing is read or written when it is opened.
+    Each writer or reader opens a store once and keeps it. A store never gives out a number
+    that it has seen, even if the base directory is emptied. Opening a store reads and
+    writes nothing.
     """
 
     def check(self) -> None:
-        """Raise an `ExportError` unless versions can be published here."""
+        """Raise an `ExportError` if versions cannot be published here."""
 
     def exists(self) -> bool:
-        """Whether there is anything."""
+        """Return whether the base directory exists."""
 
     def local_path(self, version: int) -> Path | None:
-        """Where a version is, if its files can be linked from there; else None."""
+        """Return the directory of a version, or None if its files cannot be linked."""
 
     def versions(self) -> dict[int, Identity | None]:
-        """The versions that are there to stay, in any order, with the identity of the manifest.
+        """Return the published versions, each with the identity of its manifest.
 
-        That is None of a version that has none, and where it takes a request for each.
+        The order is arbitrary. A version that is being removed is left out. The identity is
+        None if the version has no manifest, or if the store would need a request for each
+        version to know it.
         """
 
     def has(self, version: int) -> bool:
-        """Whether there is this version."""
+        """Return whether a version exists."""
 
     def stage(self) -> AbstractContextManager[Path]:
-        """An empty local directory to write one version in, which goes away at the end.
+        """Return a context manager that makes a local directory to write one version in.
 
-        What dead writers left is swept first.
+        The directory is empty. It is deleted at the end of the ``with`` block, unless it
+        was published. What dead writers left behind is deleted first.
         """
 
     def commit(
@@ -105,27 +129,28 @@ class Store(Files, Protocol):
         finish: Callable[[int], None],
         known: Mapping[str, FileInfo] | None = None,
     ) -> int:
-        """Publish what was staged as the next version, and return its number.
+        """Publish a staged directory as the next version, and return its number.
 
-        Readers see all of the version or nothing of it.
+        Readers see either the complete version or no version.
 
         Args:
-            staged: the complete version, in a directory from `stage`.
-            finish: called with the number before the version appears, while no
-                other writer can publish that number, to write into `staged` what
-                depends on it. It may be called again, with the same number or a
-                higher one. If it raises, nothing is published.
-            known: sizes and digests of files in `staged`, by relative path. A store may
-                copy them from what it has published before, instead of sending them.
+            staged: The directory with the complete version. It comes from `stage`.
+            finish: Function that writes the files that depend on the version's number. It
+                is called with the number, before the version appears and while no other
+                writer can publish that number. It may be called again, with the same or a
+                higher number. If it raises, nothing is published.
+            known: The size and the digest of files in `staged`, by relative path. With
+                these, a store may copy a file from a version that it published before,
+                and does not need to upload it.
         """
 
     def remove(self, version: int) -> None:
-        """Remove a version; from the first moment on it is none any more.
+        """Remove a version. Readers stop seeing it at once.
 
         Raises:
-            FileNotFoundError: it is not there.
-            StorageError: nothing can be removed here.
-            OSError: this version cannot be removed.
+            FileNotFoundError: If the version does not exist.
+            StorageError: If no version can be removed here.
+            OSError: If this version cannot be removed.
         """
 
     def sweep(self) -> None:
@@ -133,12 +158,16 @@ class Store(Files, Protocol):
 
 
 def open_store(base_dir: str | os.PathLike[str]) -> Store:
-    """The store for a base directory, which need not exist yet.
+    """Return the store for a base directory.
 
-    A relative path stands for the same place wherever the process goes later.
+    A relative path is made absolute now. It stays the same place if the process changes
+    its working directory later.
+
+    Args:
+        base_dir: The base directory. It does not need to exist.
 
     Raises:
-        ExportError: `base_dir` is no path, or a URL that cannot be used.
+        ExportError: If `base_dir` is not a path, or if it is a URL that cannot be used.
     """
     text = loadable_text(base_dir)
     if is_url(text):
@@ -147,21 +176,24 @@ def open_store(base_dir: str | os.PathLike[str]) -> Store:
 
 
 def absolute_path(path: str | os.PathLike[str]) -> VersionPath:
-    """`path` as one that is the same wherever the process goes while it trains.
+    """Return a path as an absolute path, or as a `RemotePath` if it is a URL.
 
     Raises:
-        ExportError: as `open_store`.
+        ExportError: If `path` is not a path, or if it is a URL that cannot be used.
     """
     return open_store(path).root
 
 
 def version_path(path: str | os.PathLike[str], label: str = "") -> tuple[VersionPath, int]:
-    """The absolute path of a version's directory, and its number.
+    """Return the absolute path of a version's directory, and the version's number.
 
-    `label` goes before the path in the error.
+    Args:
+        path: The directory of a version.
+        label: The text before the path in the error message, such as ``"path="``.
 
     Raises:
-        ExportError: as `open_store`, or it is not named as a version is.
+        ExportError: If `path` is not a path, if it is a URL that cannot be used, or if its
+            name is not a version number.
     """
     absolute = absolute_path(path)
     version = parse(absolute.name)

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 
 from ..errors import DamagedVersionError
-from .files import FileInfo, digest_of, first_bytes
-from .record import MANIFEST, MANIFEST_DIGEST, manifest_digest, read_record
+from .files import FileInfo, Progress, counted, digest_of, first_bytes, no_progress
+from .record import MANIFEST, MANIFEST_DIGEST, ExportRecord, manifest_digest, read_record
 from .remote import VersionPath
 from .store import Files, open_store
 from .versions import SAVED_MODEL, is_marker
@@ -19,6 +19,7 @@ from .versions import SAVED_MODEL, is_marker
 # The manifest has no digests of these files, because `publish_record` writes them last.
 OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
 
+_MISSING = "is missing"
 _EMPTY = FileInfo(0, hashlib.sha256().hexdigest())
 
 
@@ -34,7 +35,7 @@ def version_problems(version_dir: str | os.PathLike[str]) -> list[str]:
     return problems_of(open_store(version_dir))
 
 
-def problems_of(version: Files) -> list[str]:
+def problems_of(version: Files, progress: Progress = no_progress) -> list[str]:
     """Return the problems of a version in a store, as `version_problems` does."""
     try:
         record = read_record(version)
@@ -43,11 +44,8 @@ def problems_of(version: Files) -> list[str]:
     except DamagedVersionError as error:
         return [str(error)]
     if "files" in record.unread:
-        return [
-            f"the files of '{version.root}' cannot be verified: a later version of this library "
-            f"wrote its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
-        ]
-    return [*manifest_problems(version), *differences(version, record.files)]
+        return [unverifiable(record)]
+    return [*manifest_problems(version), *differences(version, record.files, progress)]
 
 
 def without_manifest(version_dir: VersionPath) -> str:
@@ -55,6 +53,14 @@ def without_manifest(version_dir: VersionPath) -> str:
     return (
         f"'{version_dir}' has no '{MANIFEST}'. Another program wrote this version, or the "
         "manifest was lost."
+    )
+
+
+def unverifiable(record: ExportRecord) -> str:
+    """Return the message about a version whose manifest has files that cannot be read."""
+    return (
+        f"the files of '{record.path}' cannot be verified: a later version of this library wrote "
+        f"its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
     )
 
 
@@ -77,7 +83,9 @@ def manifest_problems(version: Files) -> list[str]:
     return [f"{MANIFEST!r} or {MANIFEST_DIGEST!r} has other contents than were published"]
 
 
-def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
+def differences(
+    version: Files, expected: Mapping[str, FileInfo], progress: Progress = no_progress
+) -> list[str]:
     """Return how the files of a version differ from the expected ones.
 
     The manifest and the file with its digest are not compared.
@@ -85,6 +93,7 @@ def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
     Args:
         version: The files of the version.
         expected: The size and the digest of each file, by relative path.
+        progress: A function that is called with the size of each block, in bytes.
 
     Returns:
         One text per problem.
@@ -95,23 +104,28 @@ def differences(version: Files, expected: Mapping[str, FileInfo]) -> list[str]:
         if name not in found:
             problems.append(f"{name!r} is missing")
         elif name not in expected:
-            if not is_marker(name) or _difference(version, name, _EMPTY):
+            # The writer of a marker may remove it at any time.
+            is_nothing = is_marker(name) and _difference(version, name, _EMPTY, progress) in (
+                None,
+                _MISSING,
+            )
+            if not is_nothing:
                 problems.append(f"{name!r} was added")
-        elif problem := _difference(version, name, expected[name]):
+        elif problem := _difference(version, name, expected[name], progress):
             problems.append(f"{name!r} {problem}")
     return problems
 
 
-def _difference(version: Files, name: str, expected: FileInfo) -> str | None:
+def _difference(version: Files, name: str, expected: FileInfo, progress: Progress) -> str | None:
     try:
         status = version.stat(name)
         if status is None:
-            return "is missing"
+            return _MISSING
         if status.size is None:
             return "is not a regular file"
         if status.size != expected.size:
             return f"has {status.size} bytes, {expected.size} were published"
-        if digest_of(version.blocks(name)) != expected.sha256:
+        if digest_of(counted(version.blocks(name), progress)) != expected.sha256:
             return "has other contents than were published"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"

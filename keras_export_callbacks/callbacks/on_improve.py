@@ -121,6 +121,7 @@ class ExportOnImprove(ExportCallback):
                 sample_inputs=sample_inputs,
                 on_export=on_export,
                 verbose=verbose,
+                has_metric=True,
             ),
         )
 
@@ -172,8 +173,9 @@ class ExportOnImprove(ExportCallback):
 
         def still_improves() -> bool:
             """Compare again: another process may have published a better version by now."""
-            published = self._running.published_best(trigger.objective)
-            return self._baseline is not None or trigger.is_due(moment, published)
+            return self._baseline is not None or trigger.is_due(
+                moment, self._running.published_best(trigger.objective)
+            )
 
         if self._held is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(

@@ -27,7 +27,7 @@ from keras_export_callbacks import (
     restore,
 )
 from keras_export_callbacks.archive.errors import DamagedVersionError, StorageError
-from keras_export_callbacks.archive.store import cloud
+from keras_export_callbacks.archive.store.buckets import objects
 from keras_export_callbacks.cli import main
 from keras_export_callbacks.tuner import ExportTrials, publish_best
 
@@ -118,7 +118,7 @@ def test_a_frozen_part_is_sent_once(base: str) -> None:
 
 def test_what_cannot_be_restored_is_told_with_its_url(base: str) -> None:
     fit(ExportEveryN(base, log_dir=None))
-    found, key = cloud.bucket_at(base)
+    found, key = objects.bucket_at(base)
     with pytest.raises(ExportError, match=rf"There is no version at '{base}/2'. .* holds 1"):
         restore(classifier(), f"{base}/2")
     with pytest.raises(ExportError, match=rf"'{base}' is a base directory, not a version"):
@@ -165,7 +165,7 @@ def test_an_outage_is_reported_once_and_training_goes_on(
     callback = ExportEveryN(base, log_dir=None, on_error="warn")
     cutting = keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin)
     with (
-        patched(cloud, RETRY_SECONDS=0.3),
+        patched(objects, RETRY_SECONDS=0.3),
         pytest.warns(UserWarning, match="nobody answers") as told,
     ):
         fit(cutting, callback, epochs=3)
@@ -187,7 +187,7 @@ def test_an_outage_while_the_best_is_looked_up_is_reported_and_training_goes_on(
 
     callback = ExportOnImprove(base, "loss", log_dir=None, on_error="warn")
     cutting = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
-    with patched(cloud, RETRY_SECONDS=0.3), pytest.warns(UserWarning, match="nobody answers"):
+    with patched(objects, RETRY_SECONDS=0.3), pytest.warns(UserWarning, match="nobody answers"):
         model = fit(cutting, callback, epochs=2)
     assert model.optimizer.iterations == 2
     assert callback.exports == []

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 
 from keras_export_callbacks import ExportDirectory, KeepLatest
-from keras_export_callbacks.archive.store import claims
+from keras_export_callbacks.archive.store.buckets import claims
 from keras_export_callbacks.archive.store.store import open_store
 from support.places import export
 

@@ -1,21 +1,25 @@
 """Servers of object storage on this machine, and what can be wrong with them.
 
-All of them keep what they are given in memory. moto speaks S3, in this process;
-a few lines in front of it speak the part of Google's XML API that obstore uses;
-azurite speaks Azure's, installed from npm once and kept in the user's cache.
+moto speaks S3, in this process. A few lines in front of it speak the part of
+Google's XML API that obstore uses. azurite speaks Azure's protocol, and s3rver is
+an S3 that ignores conditions. Both are installed from npm once, and kept in the
+user's cache.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -34,7 +38,6 @@ _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-_AZURITE = "azurite@3"
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Server:
     Attributes:
         scheme: of the URLs that it is for.
         port: where it listens.
+        keys: the credentials, of an S3.
         requests: how many there were of each method, and how many bytes they sent.
         before: called with the environment of each request; what it returns is answered
             instead, as a status and a body. None goes on.
@@ -53,6 +57,9 @@ class Server:
 
     scheme: str
     port: int = 0
+    keys: dict[str, str] = field(
+        default_factory=lambda: {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
+    )
     requests: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     before: Callable[[dict[str, Any]], tuple[str, bytes] | None] = lambda environ: None
@@ -69,9 +76,8 @@ class Server:
         if self.scheme == "s3":
             return {
                 "AWS_ENDPOINT_URL": address,
-                "AWS_ACCESS_KEY_ID": "someone",
-                "AWS_SECRET_ACCESS_KEY": "secret",
                 "AWS_REGION": "us-east-1",
+                **self.keys,
             }
         if self.scheme == "gs":
             return {"STORAGE_EMULATOR_HOST": address}
@@ -141,43 +147,46 @@ def google() -> Server:
 
 @functools.cache
 def careless() -> Server:
-    """An S3 that ignores conditions, as several stores do."""
-    return _serve(Server("s3"), _without_conditions(_moto()))
+    """s3rver, an S3 that ignores conditions; the test is skipped if it cannot be installed."""
+    keys = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
+    directory = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    port = _start(_program("s3rver@3", "s3rver"), "--directory", directory, "--port")
+    return Server("s3", port, keys)
 
 
 @functools.cache
 def azure() -> Server:
     """azurite, in a process of its own; the test is skipped if it cannot be installed."""
-    program = _azurite()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [
-            program, "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck",
-            "--silent", "--blobPort", str(port),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    import atexit
-
-    atexit.register(process.kill)
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return Server("az", port)
-        time.sleep(0.05)
-    raise RuntimeError("azurite does not start")
+    program = _program("azurite@3", "azurite-blob")
+    options = ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+    return Server("az", _start(program, *options, "--blobPort"))
 
 
 SERVERS: dict[str, Callable[[], Server]] = {"s3": s3, "google": google, "azure": azure}
 
 
-@functools.cache
-def _azurite() -> str:
+def _start(*command: str) -> int:
+    """Start a server, whose last argument is the port, and return the port when it listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    process = subprocess.Popen(
+        [*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    atexit.register(process.kill)
+    while process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return port
+        time.sleep(0.05)
+    raise RuntimeError(f"'{command[0]}' ended with {process.returncode}.")
+
+
+def _program(package: str, name: str) -> str:
+    """A program of an npm package, which is installed on first use."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "keras-export-callbacks" / "azurite"
-    program = home / "node_modules" / ".bin" / "azurite-blob"
+    home = cache / "keras-export-callbacks" / package.partition("@")[0]
+    program = home / "node_modules" / ".bin" / name
     npm = shutil.which("npm")
     if not program.exists() and npm is not None:
         home.mkdir(parents=True, exist_ok=True)
@@ -185,17 +194,17 @@ def _azurite() -> str:
         made = Path(f"{home}-{uuid.uuid4().hex}")
         made.mkdir()
         subprocess.run(
-            [npm, "install", "--no-fund", "--no-audit", "--prefix", str(made), _AZURITE],
+            [npm, "install", "--no-fund", "--no-audit", "--prefix", str(made), package],
             capture_output=True,
             timeout=300,
             check=False,
         )
-        if (made / "node_modules" / ".bin" / "azurite-blob").exists():
+        if (made / "node_modules" / ".bin" / name).exists():
             with contextlib.suppress(OSError):
                 os.rename(made / "node_modules", home / "node_modules")
         shutil.rmtree(made, ignore_errors=True)
     if not program.exists():
-        pytest.skip("azurite cannot be installed: there is no npm, or no registry")
+        pytest.skip(f"{package} cannot be installed: there is no npm, or no registry")
     return str(program)
 
 
@@ -203,7 +212,22 @@ def _moto() -> App:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    app: App = DomainDispatcherApplication(create_backend_app)
+    return _one_at_a_time(DomainDispatcherApplication(create_backend_app))
+
+
+def _one_at_a_time(inner: App) -> App:
+    """`inner`, serving one request after another.
+
+    moto looks whether an object is there and then writes it, and another thread may write
+    it in between. A real store does both in one step.
+    """
+    lock = threading.Lock()
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        with lock:
+            return list(inner(environ | {"wsgi.input": io.BytesIO(body)}, start))
+
     return app
 
 
@@ -255,15 +279,6 @@ def _as_google(inner: App) -> App:
             return start(status, headers, exc)
 
         return inner(environ, begin)
-
-    return app
-
-
-def _without_conditions(inner: App) -> App:
-    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        environ.pop("HTTP_IF_NONE_MATCH", None)
-        environ.pop("HTTP_IF_MATCH", None)
-        return inner(environ, start)
 
     return app
 

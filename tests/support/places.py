@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from keras_export_callbacks import ExportDirectory, ExportRecord
-from keras_export_callbacks.archive.store import bucket, claims, cloud
+from keras_export_callbacks.archive.store.buckets import claims, objects, store
 from keras_export_callbacks.archive.store.publish import publish_record
 from keras_export_callbacks.archive.store.remote import RemotePath, VersionPath
 from keras_export_callbacks.archive.store.staging import _release_in_child
@@ -62,7 +62,7 @@ class Place:
             for name, value in SERVERS[self.kind]().environment().items():
                 patch.setenv(name, value)
             # One after the other, so that there is a first step, and a second.
-            patch.setattr(bucket, "side_by_side", lambda jobs, width=8: [job() for job in jobs])
+            patch.setattr(store, "side_by_side", lambda jobs, width=8: [job() for job in jobs])
         # A process that ends loses nothing that it has written, so spare the disk thousands.
         patch.setattr(os, "fsync", lambda descriptor: None)
 
@@ -98,7 +98,7 @@ class Place:
         return there.read(f"{base}/{at}")[0]
 
     def contents(self, at: str = "") -> dict[str, bytes]:
-        """All files below a directory, by relative path, but for gravestones of numbers."""
+        """All files below a directory, by relative path, but for tombstones of numbers."""
         if isinstance(self.base, Path):
             root = self.base / at
             return {
@@ -115,20 +115,20 @@ class Place:
         }
 
     @property
-    def _bucket(self) -> tuple[cloud.Bucket, str]:
+    def _bucket(self) -> tuple[objects.Bucket, str]:
         """Where it is, seen by another program, whose steps are none of ours."""
-        found, key = cloud.bucket_at(str(self.base))
+        found, key = objects.bucket_at(str(self.base))
         return _Other(found), key  # type: ignore[return-value]
 
 
 class _Other:
     """A bucket, without `before_each_step`."""
 
-    def __init__(self, real: cloud.Bucket) -> None:
+    def __init__(self, real: objects.Bucket) -> None:
         self._real = real
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(cloud.Bucket, name)
+        method = getattr(objects.Bucket, name)
         return partial(getattr(method, "__wrapped__", method), self._real)
 
 
@@ -184,7 +184,15 @@ class Crash(BaseException):
 
 
 # The steps by which a place changes. Python tells its audit hooks of local ones.
-_LOCAL_STEPS = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"}
+_LOCAL_STEPS = {
+    "os.mkdir",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "os.utime",
+}
 _REMOTE_STEPS = ("create", "replace", "put", "copy", "delete")
 
 _on_step: Callable[[], None] | None = None
@@ -214,7 +222,7 @@ def _remote_step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 sys.addaudithook(_hook)  # For good: it cannot be taken back, only told to be still.
 for _name in _REMOTE_STEPS:
-    setattr(cloud.Bucket, _name, _remote_step(getattr(cloud.Bucket, _name)))
+    setattr(objects.Bucket, _name, _remote_step(getattr(objects.Bucket, _name)))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -180,7 +181,10 @@ def test_versions_that_come_and_go_are_seen_by_one_who_knows_the_others(
     assert base.versions() == [3, 4]
 
 
-NEWER = "A later version of this library wrote '.*{}': its manifest has schema 2, this one knows 1"
+NEWER = (
+    r"A later version of this library wrote '.*{}'\. Its manifest has schema 2, but the installed "
+    "library knows schema 1"
+)
 
 
 def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> None:
@@ -194,7 +198,7 @@ def test_unknown_keys_in_entries_do_not_hide_the_best(base: ExportDirectory) -> 
 
 def test_a_newer_manifest_is_told_once(base: ExportDirectory) -> None:
     rewrite_manifest(BASE / "2", schema=2)
-    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. It is not removed") as told:
+    with pytest.warns(UserWarning, match=NEWER.format(2) + r"\. This directory is not") as told:
         best = base.best("m", "max")
     assert len(told) == 1
     assert best is not None
@@ -218,7 +222,7 @@ def test_a_newer_manifest_without_metrics_is_told_to_be_beaten(base: ExportDirec
 @pytest.mark.parametrize("changes", [{}, {"metrics": 1}, {"created": 5, "files": []}])
 def test_a_newer_version_is_never_removed(base: ExportDirectory, changes: dict[str, Any]) -> None:
     rewrite_manifest(BASE / "1", schema=3, **changes)
-    with pytest.warns(UserWarning, match="It is not removed here"):
+    with pytest.warns(UserWarning, match="This directory is not removed"):
         assert base.prune(1) == [2]
     assert base.versions() == [1, 3]
 
@@ -236,7 +240,7 @@ def test_a_newer_version_is_verified_by_the_digests_that_can_be_read(base: Expor
 def test_a_newer_version_is_not_copied(base: ExportDirectory) -> None:
     rewrite_manifest(BASE / "1", schema=2)
     before = tree(BASE)
-    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, this one wr"):
+    with pytest.raises(NewerVersionError, match=r"1' cannot be published: .*schema 2, but the"):
         base.publish(BASE / "1")
     assert tree(BASE) == before
 
@@ -285,7 +289,13 @@ def test_publish_makes_the_next_version_with_the_same_files(
     record = base.publish(source)
     assert record.path == BASE.absolute() / "4"
     original = ExportDirectory(source.parent).record(3)
-    assert record == replace(original, path=record.path, version=4, created=record.created)
+    assert record == replace(
+        original,
+        path=record.path,
+        version=4,
+        created=record.created,
+        copied_from=str(source.absolute()),
+    )
     assert record.created > original.created
     assert base.record(4) == record
     assert base.verify(4) == []
@@ -424,3 +434,41 @@ def test_refused_by_the_system_is_an_error_of_ours(
             ask()
         assert isinstance(seen.value, OSError)
     assert base.versions() == [1, 2, 3]
+
+
+def test_a_rollback_publishes_an_older_version_and_withdraws_what_came_after(
+    base: ExportDirectory,
+) -> None:
+    assert base.best("m", "max") == base.record(2)
+    first = base.rollback()
+    assert (first.version, first.copied_from, first.withdrawn) == (4, "2", (3,))
+    assert base.verify(4) == []
+    second = base.rollback()
+    assert (second.version, second.copied_from, second.withdrawn) == (5, "1", (2, 3, 4))
+    assert base.best("m", "max") == base.record(1)
+    assert ExportDirectory(BASE).best("m", "max") == base.record(1)
+    with pytest.raises(VersionNotFoundError, match="no version before the newest"):
+        base.rollback()
+    back = base.rollback(4)  # Which is a copy of 2.
+    assert (back.version, back.copied_from, back.withdrawn) == (6, "4", (3, 5))
+    assert base.best("m", "max") == back
+    with pytest.raises(ExportError, match="Version 6 is already the newest"):
+        base.rollback(6)
+    with pytest.raises(VersionNotFoundError, match="There is no version 9"):
+        base.rollback(9)
+    with pytest.raises(VersionNotFoundError, match="There are no versions"):
+        ExportDirectory("empty").rollback()
+
+
+def test_a_copy_says_where_it_came_from(base: ExportDirectory, source: Path) -> None:
+    assert base.publish(source).copied_from == str(source.absolute())
+    assert base.publish(BASE / "1").copied_from == "1"
+    assert base.record(1).copied_from is None
+    content = json.loads(Path(BASE, "1", MANIFEST).read_text())
+    assert not {"copied_from", "withdrawn"} & content.keys()
+
+
+def test_a_manifest_that_lies_about_its_origin_misleads_no_rollback(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "3", copied_from="3", withdrawn=[3, 9])
+    rewrite_manifest(BASE / "2", copied_from="3")
+    assert base.rollback().copied_from == "2"

@@ -43,7 +43,8 @@ def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportReco
     assert list(content)[:2] == ["schema", "version"]
     assert content["schema"] == record.schema == 1
     optional = {"parity", "trial", "execution", "attempt", "hyperparameters", "project"}
-    given = {name for name in optional if getattr(record, name) is not None}
+    optional |= {"copied_from", "withdrawn"}
+    given = {name for name in optional if getattr(record, name) not in (None, ())}
     names = {field.name for field in fields(record)} - optional - {"path", "unread"}
     assert content.keys() == names | given
 

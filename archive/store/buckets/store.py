@@ -1,12 +1,12 @@
-"""Versions in a bucket: files are uploaded elsewhere, copied inside the store, the graph last.
+"""Publish and read versions in a bucket.
 
-A version appears when its ``saved_model.pb`` is created, under a claim to its
-number (see `claims`). Until then a server that lists the bucket sees a number
-without a graph, for as long as copies inside the store take.
+A writer uploads the files to a folder of its own. Then it claims a number (see
+`claims`), the store copies the files there, and the writer creates
+``saved_model.pb`` last: at that moment the version appears. While the store
+copies, a server that lists the bucket sees a number without a graph.
 
-Below the base directory, beside the versions: ``.claims/<number>``,
-``.staging/<id>/`` with what a writer has uploaded, and ``.removed/<number>``
-while a version is removed.
+Beside the versions, a base directory has ``.claims/<number>``, ``.staging/<id>/``
+with the uploads of a writer, and ``.removed/<number>`` while a version is removed.
 """
 
 from __future__ import annotations
@@ -19,67 +19,54 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..errors import StorageError
-from .claims import (
-    CLAIMS,
-    REMOVALS,
-    STAGING,
-    Claim,
-    Claims,
-    LostClaimError,
-    numbered,
-)
-from .cloud import (
-    PART,
-    Bucket,
-    ChangedError,
-    Entry,
-    Seen,
-    UnreachableError,
-    UnreadableKeyError,
-    bucket_at,
-    side_by_side,
-)
-from .files import FileInfo, FileStat, Identity, relative_files
-from .remote import RemotePath
-from .staging import temporary_workspace
-from .versions import MANIFEST, SAVED_MODEL, Numbers, claimed, parse
+from ...errors import StorageError
+from ..files import FileInfo, FileStat, Identity, relative_files
+from ..remote import RemotePath
+from ..staging import temporary_workspace
+from ..threads import side_by_side
+from ..versions import MANIFEST, SAVED_MODEL, Numbers, claimed, parse
+from .claims import CLAIMS, REMOVALS, STAGING, Claim, Claims, LostClaimError, numbered
+from .failures import ChangedError, UnreachableError, UnreadableKeyError
+from .objects import PART, Bucket, Entry, Seen, bucket_at
 
-# With more versions it takes fewer requests to look at each than to list all their files.
+# With more versions, it takes fewer requests to list the names than to list all files.
 _MANY = 100
 
-# How often a writer that was taken for dead begins anew.
+# How often a writer that was taken for dead starts again.
 _ATTEMPTS = 5
 
 
 class BucketFiles:
-    """What is below a key; a `Files`.
+    """The files below a key; a `Files`.
 
     Args:
         root: the URL.
-        bucket: where it is.
-        key: what the URL stands for there, with a slash at the end; empty for all of it.
+        bucket: the bucket of the URL.
+        key: the key of the URL, with a slash at the end. It is empty for the whole bucket.
     """
+
+    can_link = False
+    reads_at_once = 16
 
     def __init__(self, root: RemotePath, bucket: Bucket, key: str) -> None:
         self.root = root
         self._bucket, self._key = bucket, key
 
     def at(self, name: str) -> BucketFiles:
-        """What is below a directory in this one."""
+        """The files below a directory in this one."""
         return BucketFiles(self.root / name, self._bucket, f"{self._key}{name}/")
 
     def names(self) -> list[str]:
-        """What is in the directory."""
+        """The names in the directory."""
         directories, entries = self._bucket.children(self._key.rstrip("/"))
         return sorted(directories | {self._relative(entry) for entry in entries})
 
     def files(self) -> list[str]:
-        """Everything below the directory, by relative path."""
+        """The relative paths of all files below the directory."""
         return [self._relative(entry) for entry in self._bucket.below(self._key.rstrip("/"))]
 
     def stat(self, name: str) -> FileStat | None:
-        """Size and identity of a file, by relative path; None if there is none."""
+        """Size and identity of a file, or None if there is no such file."""
         entry = self._bucket.head(f"{self._key}{name}")
         return None if entry is None else FileStat(entry.size, entry.identity)
 
@@ -89,13 +76,13 @@ class BucketFiles:
         return FileStat(entry.size, entry.identity), content
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The contents of a file, from its beginning."""
+        """The contents of a file, block by block."""
         return self._bucket.blocks(f"{self._key}{name}")
 
     def fetch(self, name: str, target: Path) -> None:
-        """Give a local file, which does not exist, the same contents."""
+        """Copy a file to a local path that does not exist."""
         blocks = self.blocks(name)
-        first = next(blocks, b"")  # It is there; else nothing is made.
+        first = next(blocks, b"")  # If the file is missing, this raises before `target` exists.
         with open(target, "xb") as file:
             file.write(first)
             for block in blocks:
@@ -107,20 +94,20 @@ class BucketFiles:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A file of a version that this process has published, as it is in the store."""
+    """A file that this store object has published, as the bucket lists it."""
 
     key: str
     entry: Entry
 
 
 class BucketStore(BucketFiles):
-    """Versions below a URL; a `Store`.
+    """The versions below a URL; a `Store`.
 
     Args:
-        url: such as ``s3://bucket/served``.
+        url: the URL, such as ``s3://bucket/served``.
 
     Raises:
-        ExportError: the URL cannot be used, or obstore is not installed.
+        ExportError: If the URL cannot be used, or obstore is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -132,7 +119,7 @@ class BucketStore(BucketFiles):
         self._has_many: bool | None = None
 
     def check(self) -> None:
-        """Raise unless versions can be published here, safely for several writers."""
+        """Raise unless several writers can publish versions here safely."""
         if self._bucket in _probed:
             return
         key = f"{self._key}{STAGING}/probe-{uuid.uuid4().hex}/probe"
@@ -156,7 +143,7 @@ class BucketStore(BucketFiles):
         _probed.add(self._bucket)
 
     def _is_compared(self, key: str, created: Seen) -> bool:
-        """Whether the store replaces an object only if it is what was seen."""
+        """Whether the store refuses to replace an object that has changed."""
         self._bucket.replace(key, b"third", created)
         try:
             self._bucket.replace(key, b"fourth", created)
@@ -169,10 +156,10 @@ class BucketStore(BucketFiles):
         return bool(self.names())
 
     def local_path(self, version: int) -> None:
-        """None: nothing there can be linked."""
+        """None, because files in a bucket cannot be linked."""
 
     def names(self) -> list[str]:
-        """What is in the base directory, but for what only writers need."""
+        """The names in the base directory, without the folders that writers use."""
         names = [name for name in super().names() if name not in (CLAIMS, STAGING, REMOVALS)]
         self._numbers.see(names)
         return names
@@ -182,17 +169,20 @@ class BucketStore(BucketFiles):
         try:
             there = self._bucket.below(f"{self._key}{version}")
         except UnreadableKeyError:
-            return True  # `verify` says why it cannot be read.
+            return True  # `verify` reports the key that cannot be read.
         is_whole = any(self._relative(entry) == f"{version}/{SAVED_MODEL}" for entry in there)
         if not there or self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
             return False
-        # What has no graph is none of ours, and nobody's work that is under way.
-        return not (self._claims.is_buried if is_whole else self._claims.has)(version)
+        if is_whole:
+            return not self._claims.has_tombstone(version)
+        # Another program wrote it, unless a writer is about to publish it.
+        return not self._claims.has(version)
 
     def versions(self) -> dict[int, Identity | None]:
-        """The versions, with the identity of the manifest.
+        """The versions, with the identity of each manifest.
 
-        That is one listing of all files, unless there are many. Then the identity is None.
+        With few versions, one listing of all files tells both. With many, the identities
+        are None.
         """
         entries = None
         if self._has_many is None:
@@ -207,20 +197,20 @@ class BucketStore(BucketFiles):
         by_path = {self._relative(entry): entry for entry in entries}
         self._numbers.see({path.partition("/")[0] for path in by_path})
         claims = numbered(_below(CLAIMS, by_path))
-        gone = {*map(parse, _below(REMOVALS, by_path)), *claims.graves}
+        gone = {*map(parse, _below(REMOVALS, by_path)), *claims.tombstones}
         present = {parse(path.partition("/")[0]) for path in by_path if "/" in path} - {None}
         self._has_many = len(present) > _MANY
         versions = {}
         for number in present - gone:
             is_whole = f"{number}/{SAVED_MODEL}" in by_path
-            if number and (is_whole or (number not in claims.live and self.has(number))):
+            if number and (is_whole or (number not in claims.claims and self.has(number))):
                 manifest = by_path.get(f"{number}/{MANIFEST}")
                 versions[number] = manifest.identity if manifest else None
         return versions
 
     def _versions_among(self, numbers: set[int]) -> list[int]:
-        """Which of the numbers that were there a moment ago are versions."""
-        # What is uploaded has a claim by now, or is there by now.
+        """The versions among numbers that were listed a moment ago."""
+        # A number that was incomplete in that listing has a claim, or is complete by now.
         kinds = [partial(self._bucket.below, f"{self._key}{name}") for name in (REMOVALS, CLAIMS)]
         removed, claimed_now = side_by_side(kinds)
         uncertain = {parse(entry.key.rpartition("/")[2]) for entry in [*removed, *claimed_now]}
@@ -239,13 +229,13 @@ class BucketStore(BucketFiles):
         finish: Callable[[int], None],
         known: Mapping[str, FileInfo] | None = None,
     ) -> int:
-        """Upload a complete staged directory as the next version, and return its number.
+        """Upload a staged directory as the next version, and return its number.
 
         Args:
             staged: the complete version.
-            finish: as for `Store.commit`.
-            known: digests of files in `staged`. What this store has published before,
-                and still holds unchanged, is copied there and not sent again.
+            finish: see `Store.commit`.
+            known: sizes and digests of files in `staged`. The store copies files that it
+                has published before, instead of receiving them again.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -254,20 +244,20 @@ class BucketStore(BucketFiles):
                 if attempt == _ATTEMPTS:
                     break
         raise StorageError(
-            f"Nothing could be published in '{self.root}': other writers took this one for dead "
-            f"{_ATTEMPTS} times, because the store did not hear from it for long."
+            f"Nothing could be published in '{self.root}': other writers took this writer for "
+            f"dead {_ATTEMPTS} times, because the store did not hear from it in time."
         )
 
     def _commit(
         self, staged: Path, finish: Callable[[int], None], known: Mapping[str, FileInfo]
     ) -> int:
-        with self._claims.corner() as corner:
+        with self._claims.folder() as folder:
             before = _stats(staged)
-            sources = self._upload(staged, before.keys() - {SAVED_MODEL}, corner, known)
+            sources = self._upload(staged, before.keys() - {SAVED_MODEL}, folder, known)
             with self._claims.claimed(self._numbers, super().names) as claim:
                 finish(claim.number)
                 after = _stats(staged)
-                # What `finish` wrote was not sent yet.
+                # Files that `finish` wrote were not uploaded yet.
                 sources = {
                     name: key for name, key in sources.items() if after.get(name) == before[name]
                 }
@@ -277,27 +267,27 @@ class BucketStore(BucketFiles):
         return claim.number
 
     def _upload(
-        self, staged: Path, names: set[str], corner: str, known: Mapping[str, FileInfo]
+        self, staged: Path, names: set[str], folder: str, known: Mapping[str, FileInfo]
     ) -> dict[str, str]:
-        """Send files to where no server looks, or find them in the store; their keys, by name."""
+        """Upload files that the store does not have yet. Return the key of every file, by name."""
         sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
         left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
         large = [name for name, size in left.items() if size > PART]
-        # Each of them takes memory for several parts, a small one for its own size.
+        # A large file takes memory for several parts, a small one for its own size.
         for group, width in ((large, 2), (left.keys() - set(large), 4)):
             side_by_side(
-                [partial(self._bucket.put, f"{corner}/{name}", staged / name) for name in group],
+                [partial(self._bucket.put, f"{folder}/{name}", staged / name) for name in group],
                 width,
             )
-        return sources | {name: f"{corner}/{name}" for name in left}
+        return sources | {name: f"{folder}/{name}" for name in left}
 
     def _unchanged(self, info: FileInfo | None) -> str | None:
-        """The key of the same contents in the store, if nobody has touched them."""
+        """The key of an object with the same contents, if this store has published one."""
         sent = self._sent.get(info) if info is not None else None
         if sent is None:
             return None
         now = self._bucket.head(sent.key)
-        # Not the time: a list tells it more exactly. Nor the generation: a list may lack it.
+        # Times differ, because a listing is more exact. Some listings lack the generation.
         is_same = now is not None and (now.size, now.tag) == (sent.entry.size, sent.entry.tag)
         return sent.key if is_same else None
 
@@ -320,14 +310,14 @@ class BucketStore(BucketFiles):
             self._confirm(staged, target, names.keys() - {SAVED_MODEL})
             claim.check()
             if self._bucket.create(graph, (staged / SAVED_MODEL).read_bytes()) is None:
-                raise _TakenError  # Another program puts a model there.
+                raise _TakenError
             self._confirm_claim(staged, target, names, claim)
         except _TakenError:
             raise
         except BaseException as error:
-            claim.is_kept = True  # Until all is removed, which others do if we cannot.
+            claim.is_kept = True  # If we cannot remove the files, others do.
             if isinstance(error, StorageError) and not isinstance(error, UnreachableError):
-                claim.beat()  # What is missing was cleared by who took this writer for dead.
+                claim.beat()  # Files are missing if another writer took this one for dead.
             self._claims.clear(claim.number)
             claim.is_kept = False
             raise
@@ -340,35 +330,37 @@ class BucketStore(BucketFiles):
             except UnreachableError:
                 raise
             except (FileNotFoundError, StorageError):
-                pass  # It cannot be copied, or is gone by now; then it is sent.
+                pass  # The store cannot copy it, or it is gone by now. Upload it instead.
         self._bucket.put(target, local)
 
     def _confirm(self, staged: Path, target: str, names: set[str]) -> None:
-        """Raise unless files are where they were put, in full."""
+        """Raise unless all files are there with their sizes."""
         there = {entry.key: entry.size for entry in self._bucket.below(target.rstrip("/"))}
         for name in names:
-            if there.get(target + name) != os.path.getsize(staged / name):
+            size, found = os.path.getsize(staged / name), there.get(target + name, "no")
+            if found != size:
                 raise StorageError(
-                    f"'{self._bucket.url}/{target}{name}' is not as long as it was written."
+                    f"'{self._bucket.url}/{target}{name}' has {found} bytes, and {size} were sent. "
+                    "Another program may write there."
                 )
 
     def _confirm_claim(
         self, staged: Path, target: str, names: Mapping[str, object], claim: Claim
     ) -> None:
-        """Raise unless nobody took this writer for dead before the version was there."""
+        """Raise if another writer ended the claim before the version was complete."""
         try:
             claim.beat()
         except LostClaimError:
             if self._claims.has(claim.number):
-                raise  # There is a gravestone.
-            # One that sweeps may have seen the version, and removed a claim that has no use.
+                raise  # There is a tombstone.
+            # A sweep that sees a published version removes its claim.
             try:
                 self._confirm(staged, target, set(names))
             except StorageError:
                 raise LostClaimError from None
 
     def _remember(self, version: int, known: Mapping[str, FileInfo]) -> None:
-        """What was published, to be copied by the next versions."""
+        """Remember the files of a version, so that the store can copy them to the next ones."""
         target = f"{self._key}{version}/"
         with contextlib.suppress(StorageError):
             there = {entry.key: entry for entry in self._bucket.below(target.rstrip("/"))}
@@ -379,11 +371,11 @@ class BucketStore(BucketFiles):
             }
 
     def remove(self, version: int) -> None:
-        """Remove a version; from the first moment on it is none any more."""
+        """Remove a version. It stops to be one at the first request."""
         if not self.has(version):
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
         if version >= self._highest():
-            self._claims.bury(version)  # No higher number tells that it is taken.
+            self._claims.retire(version)  # No higher number shows that it was given out.
         self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
         self._complete_removal(str(version))
 
@@ -394,7 +386,7 @@ class BucketStore(BucketFiles):
         self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
 
     def sweep(self) -> None:
-        """Complete removals, bury dead writers, and delete what they uploaded."""
+        """Complete removals, end the claims of dead writers, and delete their uploads."""
         kinds = [
             partial(self._bucket.below, f"{self._key}{name}")
             for name in (REMOVALS, STAGING, CLAIMS)
@@ -405,34 +397,34 @@ class BucketStore(BucketFiles):
         claims = numbered(
             {self._relative(entry).partition("/")[2]: entry for entry in claims_there}
         )
-        self._claims.bury_dead(claims)
-        self._claims.sweep_corners(staged)
-        self._sweep_graves(claims.graves)
+        self._claims.retire_dead(claims)
+        self._claims.sweep_folders(staged)
+        self._sweep_tombstones(claims.tombstones)
 
     def _highest(self) -> int:
-        """The highest number that is taken."""
+        """The highest number in the base directory."""
         return max((claimed(name) or 0 for name in super().names()), default=0)
 
-    def _sweep_graves(self, graves: set[int]) -> None:
-        if not graves:
+    def _sweep_tombstones(self, tombstones: set[int]) -> None:
+        if not tombstones:
             return
-        highest = max(self._highest(), *graves)
-        for number in graves:
+        highest = max(self._highest(), *tombstones)
+        for number in tombstones:
             self._claims.clear(number)  # Its writer may have gone on for a moment.
             if number < highest:
                 self._claims.forget(number)
 
 
 class _TakenError(LostClaimError):
-    """Somebody who knows of no claims has written a version with the number that is claimed."""
+    """A program that knows no claims has written a version with the claimed number."""
 
 
-# The buckets that honour conditions.
+# The buckets that honour conditional writes.
 _probed: set[Bucket] = set()
 
 
 def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Those of the entries that are right below a directory, by name."""
+    """The entries below a directory, by their path from there."""
     start = f"{directory}/"
     return {
         path.removeprefix(start): entry for path, entry in entries.items() if path.startswith(start)
@@ -440,7 +432,7 @@ def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _stats(root: Path) -> dict[str, tuple[int, ...]]:
-    """Every file below a directory, with what tells it from what is written there later."""
+    """Every file below a directory, with a value that differs when the file was rewritten."""
     found: dict[str, tuple[int, ...]] = {}
     for name in relative_files(root):
         status = os.lstat(root / name)

@@ -1,0 +1,68 @@
+"""What an error of obstore means, and how to say so in one line.
+
+obstore tells servers' answers apart by the text of its errors alone, and these
+texts run to 1,400 characters.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ...errors import StorageError
+
+
+class ChangedError(Exception):
+    """An object has changed since it was read."""
+
+
+class UnreachableError(StorageError):
+    """The store does not answer."""
+
+
+class UnreadableKeyError(StorageError):
+    """The key of an object cannot be part of a path."""
+
+
+def is_missing_bucket(error: Exception) -> bool:
+    """Whether the bucket itself does not exist."""
+    return bool(re.search("NoSuchBucket|ContainerNotFound|bucket does not exist", str(error)))
+
+
+def is_temporary(error: Exception) -> bool:
+    """Whether the same request may succeed later."""
+    text = str(error).split("\n\nDebug")[0]
+    return bool(re.search(r"HTTP error|status code: (50[02-9]|5[1-9]\d|429|408)", text))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one short line."""
+    first, _, debug = str(error).partition("\n\nDebug source")
+    where = re.search(r"https?://[^/\s]+", first)
+    server = where[0] if where else "the server"
+    if "HTTP error" in first:
+        if "kind: Connect" in debug:
+            return f"nobody answers at {server}"
+        if "kind: Timeout" in debug:
+            return f"{server} accepted the connection and did not answer"
+    status = re.search(r"status code: (\d+ [A-Za-z ]+)", first)
+    if status:
+        tags = ("Code", "Message")
+        details = [re.search(rf"<{tag}>\s*([^<]+?)\s*</{tag}>", first) for tag in tags]
+        said = ": ".join(found[1] for found in details if found)
+        first = f"{server} said {status[1].strip()}{f' ({said})' if said else ''}"
+    line = " ".join(first.split()).rstrip(".")
+    return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def advice(error: Exception) -> str:
+    """What the user can do about it; begins with a space, or is empty."""
+    text = str(error)
+    if "169.254.169.254" in text or "Account must be" in text or "metadata.google" in text:
+        return (
+            " No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
+            "AZURE_STORAGE_ACCOUNT_KEY."
+        )
+    if re.search(r"status code: 40[13]", text):
+        return " Check the credentials, and what they permit: list, get, put and delete."
+    return ""

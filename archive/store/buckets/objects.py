@@ -1,0 +1,409 @@
+"""The objects of one bucket, read and written by key.
+
+Every request runs on its own thread, because a request cannot be interrupted.
+Ctrl-C ends the wait for the request, and the process can end before the request does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...errors import ExportValueError, StorageError
+from ..threads import in_thread
+from . import clients
+from .clients import SCHEMES, exceptions, obstore
+from .failures import (
+    ChangedError,
+    UnreachableError,
+    UnreadableKeyError,
+    advice,
+    is_missing_bucket,
+    is_temporary,
+    reason,
+)
+
+# How long an outage may last before a request has failed.
+RETRY_SECONDS = 120.0
+
+# How long a server that has never answered this process may take. A wrong address or a
+# missing credential is reported after this time, and not after `RETRY_SECONDS`.
+FIRST_ANSWER_SECONDS = 12.0
+
+# The size of the parts in which large files are sent, and how many parts of a file are sent
+# at the same time. Two files at the same time take 96 MB of memory.
+PART = 16 * 2**20
+PARTS_AT_ONCE = 3
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as the store lists it.
+
+    Attributes:
+        key: its whole name in the bucket.
+        size: its size in bytes.
+        modified: when it was written, by the clock of the store.
+        tag: its ETag, which differs when the contents differ.
+        generation: its version, in stores that number them.
+    """
+
+    key: str
+    size: int
+    modified: datetime
+    tag: str | None
+    generation: str | None
+
+    @property
+    def identity(self) -> tuple[int | str, ...]:
+        """A value that differs when the object was replaced."""
+        # Some stores leave the generation out of a listing.
+        return (self.size, self.tag or self.generation or "")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The state of an object that a conditional write expects.
+
+    Attributes:
+        tag: its ETag.
+        generation: its version, in stores that number them.
+    """
+
+    tag: str | None
+    generation: str | None
+
+
+class Bucket:
+    """The objects of one bucket.
+
+    Every method raises `StorageError` if the store cannot be reached or refuses the request.
+
+    Args:
+        scheme: one of `SCHEMES`.
+        name: the name of the bucket. Azure calls it a container.
+    """
+
+    def __init__(self, scheme: str, name: str) -> None:
+        self.url = f"{scheme}://{name}"
+        self._scheme, self._name = scheme, name
+        self._clients: dict[bool, Any] = {}
+        self._is_connecting = threading.Lock()
+        self._has_answered = False
+
+    def create(self, key: str, content: bytes) -> Seen | None:
+        """Write a new object. If there is one already, leave it alone and return None."""
+
+        def act(client: Any) -> Seen | None:
+            try:
+                return _seen(obstore().put(client, key, content, mode="create"))
+            except (exceptions().AlreadyExistsError, exceptions().PreconditionError):
+                return self._own(client, key, content)
+
+        return self._do(act, "write", key)
+
+    def replace(self, key: str, content: bytes, seen: Seen) -> Seen:
+        """Replace an object if it is still in the state that was seen.
+
+        Raises:
+            ChangedError: If it is not.
+        """
+        mode = {"e_tag": seen.tag, "version": seen.generation}
+        mode = {name: value for name, value in mode.items() if value is not None}
+
+        def act(client: Any) -> Seen | None:
+            try:
+                return _seen(obstore().put(client, key, content, mode=mode))
+            except (
+                exceptions().PreconditionError,
+                exceptions().AlreadyExistsError,
+                FileNotFoundError,
+            ):
+                return self._own(client, key, content)
+
+        written = self._do(act, "write", key)
+        if written is None:
+            raise ChangedError(key)
+        return written
+
+    def put(self, key: str, content: bytes | Path) -> Seen:
+        """Write or replace an object."""
+        return self._do(lambda client: _put(client, key, content), "write", key)
+
+    def copy(self, source: str, target: str) -> None:
+        """Write or replace an object with a copy that the store makes itself.
+
+        Raises:
+            FileNotFoundError: If there is no object `source`.
+        """
+        self._do(lambda client: obstore().copy(client, source, target), "copy", source)
+
+    def head(self, key: str) -> Entry | None:
+        """The listing of one object, or None if there is no such object."""
+
+        def act(client: Any) -> Entry | None:
+            try:
+                return _entry(obstore().head(client, key))
+            except FileNotFoundError as error:
+                self._raise_if_no_bucket(error)
+                return None
+
+        return self._do(act, "read", key)
+
+    def read(self, key: str, limit: int | None = None) -> tuple[bytes, Entry]:
+        """The first `limit` bytes of an object, by default all bytes, and its listing.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+        """
+
+        def act(client: Any) -> tuple[bytes, Entry]:
+            found = obstore().get(client, key)
+            entry = _entry(found.meta)
+            if limit is not None and entry.size > limit:
+                options = {"range": (0, limit)}
+                return bytes(obstore().get(client, key, options=options).bytes()), entry
+            return bytes(found.bytes()), entry
+
+        return self._do(act, "read", key)
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The contents of an object, block by block. The next blocks are read ahead.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+            OSError: If the object was replaced while it was read.
+        """
+
+        def first(client: Any) -> tuple[bytes | None, Entry]:
+            found = obstore().get(client, key)
+            entry = _entry(found.meta)
+            return (bytes(found.bytes()) if entry.size <= PART else None), entry
+
+        content, entry = self._do(first, "read", key)
+        if content is not None:
+            yield content
+            return
+
+        def part(start: int) -> Callable[[Any], bytes]:
+            options: dict[str, Any] = {"range": (start, min(start + PART, entry.size))}
+            if entry.tag is not None:
+                options["if_match"] = entry.tag
+            return lambda client: bytes(obstore().get(client, key, options=options).bytes())
+
+        ahead: list[Future[bytes]] = []
+        try:
+            for start in range(0, entry.size, PART):
+                ahead.append(self._begin(part(start), "read", key))
+                if len(ahead) > 2:
+                    yield ahead.pop(0).result()
+            while ahead:
+                yield ahead.pop(0).result()
+        except ChangedError:
+            raise OSError(f"'{self.url}/{key}' was replaced while it was read.") from None
+
+    def below(self, key: str) -> list[Entry]:
+        """All objects below a key, at any depth.
+
+        Raises:
+            UnreadableKeyError: If one of their keys cannot be used.
+        """
+        start = f"{key}/" if key else ""
+        return self._do(
+            lambda client: [
+                entry
+                for chunk in obstore().list(client, key or None, chunk_size=1000)
+                for entry in map(_entry, chunk)
+                if entry.key.startswith(start)
+            ],
+            "list",
+            key,
+        )
+
+    def children(self, key: str) -> tuple[set[str], list[Entry]]:
+        """The names of directories right below a key, and the objects right below it.
+
+        Raises:
+            UnreadableKeyError: If the key of an object there cannot be used.
+        """
+        start = f"{key}/" if key else ""
+
+        def act(client: Any) -> tuple[set[str], list[Entry]]:
+            found = obstore().list_with_delimiter(client, key or None)
+            prefixes = (prefix.removeprefix(start) for prefix in found["common_prefixes"])
+            entries = map(_entry, found["objects"])
+            return (
+                {prefix.rstrip("/") for prefix in prefixes} - {""},
+                [entry for entry in entries if entry.key.startswith(start)],
+            )
+
+        return self._do(act, "list", key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects. Some of them may be gone already."""
+        doomed = list(keys)
+
+        def act(client: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                obstore().delete(client, doomed)
+                return
+            for key in doomed:  # Azure stops at the first object that is gone.
+                with contextlib.suppress(FileNotFoundError):
+                    obstore().delete(client, key)
+
+        if doomed:
+            self._do(act, "delete", doomed[0])
+
+    def _own(self, client: Any, key: str, content: bytes) -> Seen | None:
+        """The state of the object at `key` if its contents are ours, else None.
+
+        The store may have written the object although its answer got lost. The request
+        is then repeated, and the store finds the object there.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            found = obstore().get(client, key)
+            if found.meta["size"] == len(content) and bytes(found.bytes()) == content:
+                return _seen(found.meta)
+        return None
+
+    def _do(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
+        if self._has_answered and threading.current_thread() is not threading.main_thread():
+            _check_process()
+            return self._patiently(act, what, key)  # Ctrl-C interrupts the main thread alone.
+        limit = None if self._has_answered else FIRST_ANSWER_SECONDS
+        future = self._begin(act, what, key)
+        try:
+            return future.result(limit)
+        except FutureTimeoutError:
+            if future.done():
+                raise
+            raise UnreachableError(
+                f"'{self.url}/{key}' cannot be reached: no answer within {limit:.0f} seconds."
+            ) from None
+
+    def _begin(self, act: Callable[[Any], _T], what: str, key: str) -> Future[_T]:
+        _check_process()
+        return in_thread(lambda: self._patiently(act, what, key))
+
+    def _patiently(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
+        """Send a request, and repeat it for `RETRY_SECONDS` if it fails for a passing reason."""
+        end = time.monotonic() + RETRY_SECONDS
+        pause = 0.2
+        while True:
+            try:
+                result = act(self._client())
+                self._has_answered = True
+                return result
+            except FileNotFoundError as error:
+                self._raise_if_no_bucket(error)
+                self._has_answered = True
+                raise FileNotFoundError(f"There is no '{self.url}/{key}'.") from None
+            except StorageError:
+                raise
+            except Exception as error:
+                if isinstance(error, exceptions().PreconditionError):
+                    raise ChangedError(key) from None
+                self._raise_if_no_bucket(error)
+                if isinstance(error, exceptions().InvalidPathError):
+                    raise UnreadableKeyError(
+                        f"'{self.url}/{key}' cannot be listed: {reason(error)}. Remove or rename "
+                        "that object."
+                    ) from None
+                # When the main thread has ended, the process waits for this request alone.
+                may_repeat = self._has_answered and threading.main_thread().is_alive()
+                is_over = not may_repeat or time.monotonic() + pause > end
+                if is_over or not is_temporary(error):
+                    kind = UnreachableError if is_temporary(error) else StorageError
+                    raise kind(
+                        f"Cannot {what} '{self.url}/{key}': {reason(error)}.{advice(error)}"
+                    ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _raise_if_no_bucket(self, error: Exception) -> None:
+        if is_missing_bucket(error):
+            raise StorageError(
+                f"There is no bucket '{self.url}', or these credentials do not see it."
+            ) from None
+
+    def _client(self) -> Any:
+        with self._is_connecting:
+            is_patient = self._has_answered
+            if is_patient not in self._clients:
+                self._clients[is_patient] = clients.connect(self._scheme, self._name, is_patient)
+            return self._clients[is_patient]
+
+
+_buckets: dict[tuple[Any, ...], Bucket] = {}
+
+
+def bucket_at(url: str) -> tuple[Bucket, str]:
+    """The bucket of a URL, and the key that the URL stands for.
+
+    Raises:
+        ExportValueError: If the scheme is unknown, the key cannot be used, or obstore is
+            not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    name, _, key = rest.partition("/")
+    if scheme not in SCHEMES:
+        raise ExportValueError(
+            f"Received '{url}'. Expected a local or mounted directory, or a URL such as "
+            "'s3://bucket/prefix', 'gs://bucket/prefix' or 'az://container/prefix'. Mount other "
+            f"places as a directory, for example with 'rclone mount', instead of '{scheme}://'."
+        )
+    key = key.rstrip("/")
+    if not name or {"", ".", ".."} & set(key.split("/") if key else ()) or not key.isprintable():
+        raise ExportValueError(
+            f"Received {url!r}. Expected '{scheme}://bucket/prefix' without empty parts, '.', '..' "
+            "and control characters."
+        )
+    if not clients.is_installed():
+        raise ExportValueError(
+            f"Received '{url}', for which obstore is not installed. "
+            "Run: pip install 'keras-export-callbacks[cloud]'"
+        )
+    known = (scheme, name, *sorted(clients.settings().items()))
+    return _buckets.setdefault(known, Bucket(scheme, name)), key
+
+
+def _put(client: Any, key: str, content: bytes | Path) -> Seen:
+    return _seen(
+        obstore().put(client, key, content, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
+    )
+
+
+def _seen(result: Mapping[str, Any]) -> Seen:
+    return Seen(result.get("e_tag"), result.get("version"))
+
+
+def _entry(meta: Mapping[str, Any]) -> Entry:
+    return Entry(
+        meta["path"], meta["size"], meta["last_modified"], meta.get("e_tag"), meta.get("version")
+    )
+
+
+_first_process: int | None = None
+
+
+def _check_process() -> None:
+    """Raise in a forked child, where obstore would hang."""
+    global _first_process
+    if _first_process is None:
+        _first_process = os.getpid()
+    elif _first_process != os.getpid():
+        raise StorageError(
+            "A bucket cannot be used in a process that was forked from one that has used a "
+            "bucket. Use it in the parent, or start processes with the method 'spawn'."
+        )

@@ -1,0 +1,58 @@
+"""Run functions on threads that do not keep the process from ending."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def in_thread(function: Callable[[], _T]) -> Future[_T]:
+    """Call a function on a new thread, and return a future of its result."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A pool of `concurrent.futures` would wait for its threads when the process ends.
+    threading.Thread(target=run, daemon=True, name="keras-export-io").start()
+    return future
+
+
+def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[_T]:
+    """Call functions on threads, and return their results in the same order.
+
+    The first error is raised. Functions that were not called by then are not called.
+
+    Args:
+        functions: the functions.
+        width: how many of them run at the same time. A width of 1 needs no threads.
+    """
+    if width == 1:
+        return [function() for function in functions]
+    left = deque(enumerate(functions))
+    results: dict[int, _T] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                index, function = left.popleft()
+            except IndexError:
+                return
+            results[index] = function()
+
+    count = len(left)
+    running = [in_thread(work) for _ in range(min(width, count))]
+    try:
+        for future in running:
+            future.result()
+    finally:
+        left.clear()  # After an error or Ctrl-C, no thread begins anything new.
+    return [results[index] for index in range(count)]

@@ -1,0 +1,166 @@
+"""What only buckets do: they hold any key, copy inside, and are asked in few requests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support import object_stores
+from support.buckets import told
+from support.object_stores import SERVERS, Server
+from support.places import Place, commit, export, patched, place_of
+from support.versions import FILES
+
+from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks.archive.errors import StorageError
+from keras_export_callbacks.archive.store.buckets import claims, objects, store
+from keras_export_callbacks.archive.store.buckets.objects import bucket_at
+from keras_export_callbacks.archive.store.record import MANIFEST
+from keras_export_callbacks.archive.store.store import open_store
+
+GRAPH = "saved_model.pb"
+
+
+def test_a_store_that_ignores_conditions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = object_stores.careless()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    url = f"{server.bucket()}/base"
+    text = told(open_store(url).check)
+    assert "does not honour conditional writes" in text
+    assert open_store(url).files() == []
+
+
+def test_stores_that_honour_conditions_are_asked_once(place: Place) -> None:
+    place.store().check()
+    assert place.contents() == {}
+    place.store().check()
+    assert len(store._probed) == 1
+
+
+def test_a_model_that_another_program_puts_there_is_left_alone(url: str) -> None:
+    found, key = bucket_at(url)
+
+    def intrude(version: int) -> None:
+        if version == 1:
+            found.put(f"{key}/1/{GRAPH}", b"theirs")
+
+    assert commit(open_store(url), finish=intrude) == 2
+    assert found.read(f"{key}/1/{GRAPH}")[0] == b"theirs"
+
+
+HOSTILE = ["x//y", "7//saved_model.pb", "7/./f", "7/a/../b", "7/", "1/"]
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_keys_that_are_no_paths_do_not_hide_the_versions(s3: Server, url: str, key: str) -> None:
+    export(open_store(url))
+    put_raw(s3, f"{url}/{key}")
+    directory = ExportDirectory(url)
+    assert 1 in directory.versions()
+    assert directory.record(1).version == 1
+    assert export(open_store(url)).version in (2, 8)
+
+
+def test_a_key_that_cannot_be_listed_is_told(s3: Server, url: str) -> None:
+    put_raw(s3, f"{url}/./x")
+    with pytest.raises(StorageError, match=r"cannot be listed: .*Remove or rename that object"):
+        ExportDirectory(url).versions()
+
+
+def put_raw(server: Server, url: str) -> None:
+    """Write an object whose key no client of ours would take."""
+    import boto3
+
+    name, _, key = url.removeprefix("s3://").partition("/")
+    client = boto3.client("s3", endpoint_url=server.address)
+    client.put_object(Bucket=name, Key=key, Body=b"")
+
+
+def test_what_is_unchanged_is_copied_inside_the_store(place: Place) -> None:
+    store = place.store()
+    frozen, server = os.urandom(300_000), SERVERS[place.kind]()
+    sent = []
+    for turn in range(3):
+        before = server.sent
+        export(store, FILES | {"variables/frozen": frozen, "new": b"%d" % turn})
+        sent.append(server.sent - before)
+    if place.kind != "azure":  # Nobody counts there.
+        assert sent[0] > 300_000
+        assert max(sent[1:]) < 30_000
+    assert [place.directory().verify(version) for version in (1, 2, 3)] == [[], [], []]
+    place.store().remove(1)
+    assert [place.directory().verify(version) for version in (2, 3)] == [[], []]
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_what_somebody_touched_is_sent_again(s3: Server, url: str, change: str) -> None:
+    store = open_store(url)
+    frozen = os.urandom(1000)
+    export(store, FILES | {"frozen": frozen})
+    found, key = bucket_at(url)
+    if change == "replaced":
+        found.put(f"{key}/1/frozen", os.urandom(1000))
+    else:
+        open_store(url).remove(1)
+    version = export(store, FILES | {"frozen": frozen}).version
+    assert ExportDirectory(url).verify(version) == []
+
+
+def test_a_store_that_cannot_copy_is_sent_everything(s3: Server, url: str) -> None:
+    s3.before = lambda environ: (
+        ("501 Not Implemented", b"") if "HTTP_X_AMZ_COPY_SOURCE" in environ else None
+    )
+    with patched(objects, RETRY_SECONDS=0.0):
+        assert export(open_store(url)).version == 1
+    assert ExportDirectory(url).verify(1) == []
+
+
+def test_versions_go_from_bucket_to_bucket(place: Place, s3: Server, url: str) -> None:
+    export(place.store(), reason="moved")
+    place_url = str(place.base / "1")
+    assert ExportDirectory(url).publish(place_url).reason == "moved"
+    assert ExportDirectory(url).publish(f"{url}/1").version == 2
+    assert [ExportDirectory(url).verify(version) for version in (1, 2)] == [[], []]
+
+
+def test_what_a_killed_writer_staged_here_is_removed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    abandoned = tmp_path / "keras-export-0" / ".staging" / "writer"
+    abandoned.mkdir(parents=True)
+    (abandoned / "large").write_bytes(b"weights")
+    commit(open_store(url))
+    assert not abandoned.parents[1].exists()
+
+
+def test_many_manifests_are_read_side_by_side(s3: Server, url: str) -> None:
+    for _ in range(3):
+        export(open_store(url))
+    directory = ExportDirectory(url)
+    s3.requests.clear()
+    assert [record.version for record in directory.records()] == [1, 2, 3]
+    assert s3.requests == {"GET": 5}  # One counts the versions, one lists all files.
+    assert [record.version for record in directory.records()] == [1, 2, 3]
+    assert s3.requests == {"GET": 6}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_many_versions_are_looked_at_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_MANY", 2)
+    place = place_of(kind)
+    place.enter(monkeypatch)
+    for _ in range(4):
+        export(place.store())
+    place.store().remove(4)
+    found, key = bucket_at(str(place.base))
+    found.create(f"{key}/{claims.CLAIMS}/6", b"writing")
+    place.put("6/file", b"")
+    directory = place.directory()
+    for _ in range(2):
+        assert directory.versions() == [1, 2, 3]
+        assert [record.version for record in directory.records()] == [1, 2, 3]
+    place.put(f"2/{MANIFEST}", b"{")
+    assert [record.version for record in directory.records()] == [1, 3]
