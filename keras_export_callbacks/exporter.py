@@ -18,7 +18,7 @@ from .archive.store.record import ExportRecord
 from .archive.store.retention import RetentionPolicy
 from .arguments import check_metrics, check_reason, whole_number
 from .endpoints import standard_endpoints
-from .options import Endpoints, ExportOptions, OnError
+from .options import Endpoints, ExportOptions, OnError, OnlyIf
 from .pipeline import Pipeline
 from .publisher import Why
 
@@ -41,6 +41,9 @@ class Exporter:
         keep: Which versions to keep after each export. None keeps all, and an int
             keeps that many of the newest. Retention policies, such as `KeepLatest`
             and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+            the finite metrics of that moment by name. If it returns False, nothing is
+            exported.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, `export` writes and publishes on the calling
@@ -78,6 +81,7 @@ class Exporter:
         *,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
+        only_if: OnlyIf | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -88,6 +92,7 @@ class Exporter:
         options = ExportOptions(
             endpoints=endpoints,
             keep=keep,
+            only_if=only_if,
             log_dir=log_dir,
             background=background,
             on_error=on_error,
@@ -127,7 +132,8 @@ class Exporter:
 
         Returns:
             A `concurrent.futures.Future` with the `ExportRecord`. It is done when the
-            version is published. In a worker that is not the chief it is cancelled.
+            version is published. It is cancelled if `only_if` returns False, and in a worker
+            that is not the chief.
 
         Raises:
             ExportError: If an argument cannot be used, or if the `Exporter` is closed.
@@ -146,6 +152,10 @@ class Exporter:
         moment = pipeline.moment(epoch, given)
         if counted is not None:
             moment = replace(moment, step=counted)
+        if pipeline.declines(moment):
+            declined: Future[ExportRecord] = Future()
+            declined.cancel()
+            return declined
         return pipeline.submit(moment, Why(reason))
 
     def wait(self) -> None:

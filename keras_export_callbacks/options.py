@@ -8,7 +8,7 @@ notebooks and most editors would show neither names nor defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from .summaries import check_log_dir
 
 OnError = Literal["raise", "warn"]
 Endpoints = Callable[[ExportArchive, keras.Model], None]
+OnlyIf = Callable[[Mapping[str, float]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ExportOptions:
 
     endpoints: Endpoints
     keep: int | RetentionPolicy | None
+    only_if: OnlyIf | None
     log_dir: str | os.PathLike[str] | None
     background: bool
     on_error: OnError
@@ -49,6 +51,11 @@ class ExportOptions:
             raise ExportTypeError(
                 f"Received endpoints={self.endpoints!r}. Expected a function (archive, model) that "
                 "registers endpoints, such as `standard_endpoints`."
+            )
+        if self.only_if is not None and not callable(self.only_if):
+            raise ExportTypeError(
+                f"Received only_if={self.only_if!r}. Expected a function that takes the metrics "
+                "and returns a bool, such as lambda metrics: metrics['val_accuracy'] > 0.9."
             )
         if self.on_export is not None and not callable(self.on_export):
             raise ExportTypeError(

@@ -13,9 +13,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import keras
+import numpy as np
 
 from .archive.backends.backend import current_backend
-from .archive.errors import ExportError
+from .archive.errors import ExportError, ExportTypeError
 from .archive.state.models import check_model
 from .archive.store.directory import ExportDirectory
 from .archive.store.objective import Objective
@@ -24,7 +25,7 @@ from .archive.store.retention import as_policy
 from .metrics import description, finite_scalars, scalar
 from .options import ExportOptions
 from .publisher import Publisher, Request, Why
-from .state import State, StateSource
+from .state import State, StateSource, as_export_error
 from .texts import duration
 from .triggers import Moment
 
@@ -157,6 +158,25 @@ class Pipeline:
         self._prepared = 0.0
         weights: Weights = "validated" if held else "current"
         return self._publisher.submit(state, Request(moment, why, weights, stall))
+
+    def declines(self, moment: Moment) -> bool:
+        """Return whether `only_if` keeps an export that is due from being made.
+
+        If the function raises an error, it is reported like a failed export.
+        """
+        if self._options.only_if is None:
+            return False
+        try:
+            answer = self._options.only_if(dict(moment.metrics))
+            if not isinstance(answer, bool | np.bool_):
+                raise ExportTypeError(
+                    f"`only_if` returned {answer!r} for the metrics {dict(moment.metrics)}. "
+                    "Expected True or False."
+                )
+        except Exception as error:
+            self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
+            return True
+        return not answer
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """Return the best value of a metric in the base directory, or None.

@@ -6,7 +6,6 @@ events → `on_export`. A failure before publishing leaves the base directory as
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -314,7 +313,7 @@ class Publisher:
 
     def _say(self, record: ExportRecord) -> None:
         if self._options.verbose:
-            _print_line(texts.line(record))
+            texts.say(texts.line(record))
 
     def _failed(self, what: str, error: BaseException) -> ExportError:
         failure = as_export_error(what, error)
@@ -376,10 +375,3 @@ def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
 
 def _size(files: Mapping[str, FileInfo]) -> int:
     return sum(info.size for info in files.values())
-
-
-def _print_line(line: str) -> None:
-    """Print a line where Keras may be drawing a progress bar. The bar continues below it."""
-    is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
-    # In a file, the line of the bar has no end yet. Keras's own callbacks print "\n" first, too.
-    print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)

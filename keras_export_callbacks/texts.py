@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from .archive.store.record import EndpointInfo, ExportRecord, TensorInfo
@@ -43,6 +44,13 @@ def line(record: ExportRecord) -> str:
         f"Exported version {record.version} ({why(record)}) to {record.path}; "
         f"training waited {duration(record.stall_seconds)}."
     )
+
+
+def say(line: str) -> None:
+    """Print a line where Keras may be drawing a progress bar. The bar continues below it."""
+    is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
+    # In a file, the line of the bar has no end yet. Keras's own callbacks print "\n" first, too.
+    print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)
 
 
 def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:

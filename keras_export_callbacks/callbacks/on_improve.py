@@ -17,7 +17,7 @@ from ..archive.store.record import ExportRecord
 from ..archive.store.retention import RetentionPolicy
 from ..endpoints import standard_endpoints
 from ..metrics import Sightings, averages_weights
-from ..options import Endpoints, ExportOptions, OnError
+from ..options import Endpoints, ExportOptions, OnError, OnlyIf
 from ..triggers import Moment, OnImprove
 from .base import ExportCallback
 
@@ -47,6 +47,9 @@ class ExportOnImprove(ExportCallback):
         keep: Which versions to keep after each export. None keeps all, and an int
             keeps that many of the newest. Retention policies, such as `KeepLatest`
             and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+            the finite metrics of that moment by name. If it returns False, nothing is
+            exported.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
@@ -73,7 +76,9 @@ class ExportOnImprove(ExportCallback):
     >>> from keras_export_callbacks import ExportOnImprove
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
-    >>> callback = ExportOnImprove("best", monitor="loss", log_dir=None)
+    >>> callback = ExportOnImprove(
+    ...     "best", monitor="loss", only_if=lambda metrics: metrics["loss"] < 100, log_dir=None
+    ... )
     >>> x, y = np.ones((8, 3)), np.ones((8, 1))
     >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
     >>> callback.last_export.reason
@@ -90,6 +95,7 @@ class ExportOnImprove(ExportCallback):
         baseline: float | None = None,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
+        only_if: OnlyIf | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -115,6 +121,7 @@ class ExportOnImprove(ExportCallback):
             ExportOptions(
                 endpoints=endpoints,
                 keep=keep,
+                only_if=only_if,
                 log_dir=log_dir,
                 background=background,
                 on_error=on_error,
