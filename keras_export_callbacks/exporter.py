@@ -16,15 +16,16 @@ from .archive.errors import ExportError
 from .archive.store.directory import ExportDirectory
 from .archive.store.record import ExportRecord
 from .archive.store.retention import RetentionPolicy
-from .arguments import check_metrics, check_reason, whole_number
+from .arguments import check_metrics, check_reason, checked_metadata, whole_number
 from .endpoints import standard_endpoints
+from .extra_files import ExtraFiles, Source
 from .options import Endpoints, ExportOptions, OnError, OnlyIf
 from .pipeline import Pipeline
 from .publisher import Why
 
 
 class Exporter:
-    """Publish servable versions of a model from a training loop of your own.
+    r"""Publish servable versions of a model from a training loop of your own.
 
     `export` reads the model's variables, which takes milliseconds, and returns. The
     first call also traces the endpoints, which takes longer. A background thread
@@ -44,6 +45,12 @@ class Exporter:
         only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
             exported.
+        extra_files: Dict of names to the files that each version gets below
+            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
+            Path) -> bytes`` that is called with the complete SavedModel, on the thread
+            that writes the version. If it raises an error, the export fails.
+            `keras_export_callbacks.formats` has such functions.
+        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, `export` writes and publishes on the calling
@@ -68,10 +75,13 @@ class Exporter:
     >>> import keras
     >>> from keras_export_callbacks import Exporter
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> with Exporter("served", model, log_dir=None) as exporter:
+    >>> extra_files = {"labels.txt": "cat\ndog".encode()}
+    >>> with Exporter("served", model, extra_files=extra_files, log_dir=None) as exporter:
     ...     record = exporter.export(step=100, metrics={"loss": 0.5}).result()
     >>> record.version, record.metrics
     (1, {'loss': 0.5})
+    >>> (record.path / "assets.extra" / "labels.txt").read_text()
+    'cat\ndog'
     """
 
     def __init__(
@@ -82,6 +92,8 @@ class Exporter:
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
         only_if: OnlyIf | None = None,
+        extra_files: Mapping[str, Source] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -93,6 +105,8 @@ class Exporter:
             endpoints=endpoints,
             keep=keep,
             only_if=only_if,
+            extra_files=ExtraFiles.of(extra_files),
+            metadata=checked_metadata(metadata),
             log_dir=log_dir,
             background=background,
             on_error=on_error,

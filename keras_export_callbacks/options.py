@@ -16,8 +16,9 @@ import keras
 
 from .archive.errors import ExportTypeError, ExportValueError
 from .archive.export_archive import ExportArchive
-from .archive.store.record import ExportRecord
+from .archive.store.record import ExportRecord, Scalar
 from .archive.store.retention import RetentionPolicy, as_policy
+from .extra_files import ExtraFiles
 from .summaries import check_log_dir
 
 OnError = Literal["raise", "warn"]
@@ -32,6 +33,8 @@ class ExportOptions:
     endpoints: Endpoints
     keep: int | RetentionPolicy | None
     only_if: OnlyIf | None
+    extra_files: ExtraFiles
+    metadata: Mapping[str, Scalar]
     log_dir: str | os.PathLike[str] | None
     background: bool
     on_error: OnError

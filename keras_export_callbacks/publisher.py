@@ -1,7 +1,7 @@
 """The background half of an export. Only this file knows the order of its steps.
 
-The steps are: write in staging → compare with the model → publish → retention →
-events → `on_export`. A failure before publishing leaves the base directory as it was.
+The steps are: write in staging → compare with the model → extra files → publish →
+retention → events → `on_export`. A failure before publishing leaves the base directory as it was.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class Publisher:
         with suppress(OSError):  # The directory may not be readable yet.
             directory.store.names()  # The store notes which numbers are taken.
         self._reuse = Reuse()
+        self._extra_files: Mapping[str, KnownFile] = {}
         self._worker: Worker[ExportRecord] = Worker(options.background, ROOM)
         self._summaries = self._summary_writer()
 
@@ -219,6 +220,10 @@ class Publisher:
             written = write(state.snapshot, staged, self._reusable())
             parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
+            extras = self._options.extra_files
+            added = extras.add(staged, state.expected, set(files), self._extra_files)
+            files |= {name: file.info for name, file in added.files.items()}
+            parity = parity and replace(parity, files=added.differences)
             record = self._record(staged, written, request)
             record = replace(record, parity=parity, files=files, bytes=_size(files))
             record = publish_record(
@@ -230,6 +235,7 @@ class Publisher:
             )
         if published := store.local_path(record.version):
             self._reuse = written.at(published)
+            self._extra_files = added.at(staged, published)
         return record
 
     def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
@@ -254,6 +260,7 @@ class Publisher:
             libraries=_libraries(),
             files={},
             weights=request.weights,
+            metadata=self._options.metadata,
             **(vars(self._trial) if self._trial else {}),
         )
 

@@ -71,6 +71,11 @@ def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
             for name, n in record.collections.items()
         },
         **_comparison(record, mark),
+        **{f"metadata {mark}{name}{mark}": f"{value}" for name, value in record.metadata.items()},
+        **{
+            f"extra file {mark}{name}{mark}": size(info.size)
+            for name, info in record.extra_files.items()
+        },
     }
 
 
@@ -88,6 +93,10 @@ def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
         **{
             f"not compared {mark}{name}{mark}": reason
             for name, reason in record.parity.skipped.items()
+        },
+        **{
+            f"compared {mark}{name}{mark}": f"differs by {found:.3g}"
+            for name, found in record.parity.files.items()
         },
     }
 

@@ -9,7 +9,9 @@ from typing import Any
 from ..archive.errors import ExportError
 from ..archive.store.record import ExportRecord
 from ..archive.store.retention import RetentionPolicy
+from ..arguments import checked_metadata
 from ..endpoints import standard_endpoints
+from ..extra_files import ExtraFiles, Source
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
 from ..triggers import EveryN, Moment, Unit
 from .base import ExportCallback
@@ -45,6 +47,12 @@ class ExportEveryN(ExportCallback):
         only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
             exported.
+        extra_files: Dict of names to the files that each version gets below
+            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
+            Path) -> bytes`` that is called with the complete SavedModel, on the thread
+            that writes the version. If it raises an error, the export fails.
+            `keras_export_callbacks.formats` has such functions.
+        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
@@ -71,11 +79,15 @@ class ExportEveryN(ExportCallback):
     >>> from keras_export_callbacks import ExportEveryN
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile("adam", "mse")
-    >>> callback = ExportEveryN("every_other", n=2, at_end=True, keep=3, log_dir=None)
+    >>> callback = ExportEveryN(
+    ...     "every_other", n=2, at_end=True, metadata={"commit": "1f0c2a"}, log_dir=None
+    ... )
     >>> x, y = np.ones((8, 3)), np.ones((8, 1))
     >>> _ = model.fit(x, y, epochs=5, verbose=0, callbacks=[callback])
     >>> [(record.version, record.epoch, record.reason) for record in callback.exports]
     [(1, 1, 'every 2 epochs'), (2, 3, 'every 2 epochs'), (3, 4, 'end of training')]
+    >>> callback.last_export.metadata
+    {'commit': '1f0c2a'}
     """
 
     def __init__(
@@ -88,6 +100,8 @@ class ExportEveryN(ExportCallback):
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
         only_if: OnlyIf | None = None,
+        extra_files: Mapping[str, Source] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -106,6 +120,8 @@ class ExportEveryN(ExportCallback):
                 endpoints=endpoints,
                 keep=keep,
                 only_if=only_if,
+                extra_files=ExtraFiles.of(extra_files),
+                metadata=checked_metadata(metadata),
                 log_dir=log_dir,
                 background=background,
                 on_error=on_error,
