@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from .archive.errors import ExportError
+from .archive.state.models import check_optimizer
 from .archive.store.directory import ExportDirectory
 from .archive.store.record import ExportRecord
 from .archive.store.retention import RetentionPolicy
@@ -37,6 +38,9 @@ class Exporter:
         base_dir: String or `PathLike`. The directory for the versions, which a model
             server polls.
         model: A built Keras model.
+        optimizer: The optimizer of your training loop, if it is not the one that the model is
+            compiled with. Its variables and its step count are exported, and `restore` takes
+            it as well.
         endpoints: Function ``(archive, model)`` that registers what to export. The
             default is `standard_endpoints`.
         keep: Which versions to keep after each export. None keeps all, and an int
@@ -82,12 +86,22 @@ class Exporter:
     (1, {'loss': 0.5})
     >>> (record.path / "assets.extra" / "labels.txt").read_text()
     'cat\ndog'
+
+    A loop with an optimizer of its own:
+
+    >>> optimizer = keras.optimizers.Adam()
+    >>> optimizer.build(model.trainable_variables)
+    >>> with Exporter("loop", model, optimizer, log_dir=None) as exporter:
+    ...     record = exporter.export().result()
+    >>> record.step, record.collections["optimizer_variables"]
+    (0, 6)
     """
 
     def __init__(
         self,
         base_dir: str | os.PathLike[str],
         model: keras.Model,
+        optimizer: keras.optimizers.Optimizer | None = None,
         *,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
@@ -115,7 +129,9 @@ class Exporter:
             verbose=verbose,
         )
         self.directory = ExportDirectory(base_dir)
-        self._pipeline = Pipeline(self.directory, model, options)
+        if optimizer is not None:
+            check_optimizer(optimizer)
+        self._pipeline = Pipeline(self.directory, model, options, optimizer=optimizer)
         self._closed = False
 
     @property
@@ -137,7 +153,7 @@ class Exporter:
 
         Args:
             step: The number of optimizer steps taken: an int, or a scalar tensor or
-                variable. The default is `model.optimizer.iterations`.
+                variable. The default is `iterations` of the optimizer.
             epoch: The index of the epoch, from 0: an int, or a scalar tensor or
                 variable.
             metrics: Dict of numbers by name. A number may be a tensor or array of one

@@ -41,6 +41,8 @@ class Pipeline:
         model: The model in training.
         options: The user's options.
         trial: The trial of a search that the versions belong to, or None.
+        optimizer: The optimizer that trains the model, if it is not the one that the model is
+            compiled with.
 
     Raises:
         ExportError: If `directory` cannot be written to, or if the model, its
@@ -53,6 +55,7 @@ class Pipeline:
         model: keras.Model,
         options: ExportOptions,
         trial: TrialInfo | None = None,
+        optimizer: Any = None,
     ) -> None:
         directory.store.check()
         self._backend = current_backend()
@@ -62,7 +65,8 @@ class Pipeline:
         self._directory = directory
         self._options = options
         self._failures: list[ExportError] = []
-        self._source = StateSource(model, options.endpoints, options.sample_inputs)
+        self._optimizer = optimizer
+        self._source = StateSource(model, options.endpoints, options.sample_inputs, optimizer)
         self._publisher = Publisher(directory, options, trial, self._failures.append)
         self._prepared = 0.0
         self._was_noticed = False
@@ -90,8 +94,9 @@ class Pipeline:
         Only this count is right for every `steps_per_execution`. The `batch` argument
         of Keras's hooks runs ahead of it.
         """
-        has_optimizer = getattr(self.model, "optimizer", None) is not None
-        return self._backend.steps_taken(self.model) if has_optimizer else None
+        compiled = getattr(self.model, "optimizer", None)
+        optimizer = compiled if self._optimizer is None else self._optimizer
+        return None if optimizer is None else self._backend.steps_taken(self.model, optimizer)
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that their errors show early.
