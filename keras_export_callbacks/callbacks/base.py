@@ -162,11 +162,15 @@ class ExportCallback(Keras3Callback):
         reason: str,
         objective: Objective | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
-    ) -> None:
+    ) -> bool:
+        """Export, unless `only_if` keeps it from being made. Return whether it was allowed."""
+        if self._running.declines(moment):
+            return False
         # A resumed training may repeat any version after its checkpoint. A training that
         # starts anew may repeat the newest one, if it was killed before a checkpoint.
         unless: Unless = "any" if self._is_resumed else "newest"
         self._running.submit(moment, Why(reason, objective, is_wanted, unless), self._held)
+        return True
 
     def _start(self, moment: Moment) -> None:
         self._is_resumed = bool(moment.step)
