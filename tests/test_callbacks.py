@@ -254,7 +254,7 @@ class TestOnImprove:
             fit([Logs("score", [0.4, 0.5]), again], epochs=2)
         assert len(told) == 1
         assert again.exports == []
-        with pytest.warns(UserWarning, match="It is not removed here"):
+        with pytest.warns(UserWarning, match="This directory is not removed"):
             fit([Logs("score", [0.2]), again])
         assert ExportDirectory("base").versions() == [1, 2]
 

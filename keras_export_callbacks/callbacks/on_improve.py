@@ -20,6 +20,7 @@ from ..endpoints import standard_endpoints
 from ..extra_files import ExtraFiles, Source
 from ..metrics import Sightings, averages_weights
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
+from ..publisher import Why
 from ..triggers import Moment, OnImprove
 from .base import ExportCallback
 
@@ -178,17 +179,17 @@ class ExportOnImprove(ExportCallback):
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Other metrics are measured during training.
 
-    def _consider(self, moment: Moment) -> None:
+    def _due(self, moment: Moment) -> Why | None:
         if self.monitor not in moment.metrics:
-            return
+            return None
         trigger = OnImprove(self._objective(), self._min_delta)
         try:
             best = self._best(trigger.objective)
         except StorageError as error:
             self._running.fail(error)  # Nobody knows whether this is the best.
-            return
+            return None
         if not trigger.is_due(moment, best):
-            return
+            return None
 
         def still_improves() -> bool:
             """Compare again: another process may have published a better version by now."""
@@ -203,7 +204,7 @@ class ExportOnImprove(ExportCallback):
                 "weights that were measured.",
                 stacklevel=2,
             )
-        self._export(moment, trigger.reason, trigger.objective, still_improves)
+        return Why(trigger.reason, trigger.objective, still_improves, self._unless)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode
