@@ -742,6 +742,34 @@ def test_lines_stand_alone_where_a_progress_bar_is_drawn() -> None:
     assert all(line.endswith("s.") for line in said)
 
 
+FAILS_LATE = """
+import threading
+import keras
+from keras_export_callbacks import ExportEveryN, publisher
+from support.models import classifier, data
+
+def fail(*args):
+    threading.main_thread().join()
+    raise OSError("the disk is full")
+
+publisher.write = fail
+raising = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: 1 / 0)
+callback = ExportEveryN("base", log_dir=None)
+classifier().fit(*data(), verbose=0, callbacks=[callback, raising])
+"""
+
+
+@pytest.mark.slow
+def test_an_export_that_fails_after_fit_has_raised_is_told_once() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FAILS_LATE]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "ZeroDivisionError" in ran.stderr
+    assert ran.stderr.count("An export failed while the process ended:") == 1
+    assert "the disk is full" in ran.stderr
+
+
 class Interrupt(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a fit as Ctrl-C does, once an export has failed."""
 
