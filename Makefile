@@ -46,6 +46,7 @@ test-recipes: $(VENV)/installed
 readers: $(VENV)/installed
 	$(PIP) ".[readers]"
 	$(BIN)/pytest tests/e2e/test_readers.py -s
+	KERAS_BACKEND=jax $(BIN)/pytest tests/on_jax/test_readers.py -s
 
 # Models of keras.applications and keras-hub, through the comparison and back; and training that goes on
 # with every optimizer and layer.

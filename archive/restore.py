@@ -22,7 +22,7 @@ from .errors import (
 from .state.layer_state import derive, put_back, read_layer, saves_more
 from .state.matching import Match, in_places, match_optimizer, match_variables, trained_by
 from .state.model_state import ModelState, apart_from, described, find_model_state, raw_variable
-from .state.models import check_model, has_call, is_built
+from .state.models import check_model, check_optimizer, has_call, is_built
 from .state.variable_index import (
     ADDRESSES,
     ELSEWHERE,
@@ -52,7 +52,11 @@ _NO_OPTIMIZER = (
 _LISTED = 10
 
 
-def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
+def restore(
+    model: keras.Model,
+    version_path: str | os.PathLike[str],
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> None:
     """Restore the weights, other state and optimizer of a model from a version.
 
     Training then continues as if it had never stopped. These are restored:
@@ -76,6 +80,8 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
             restored.
         version_path: String or `PathLike`. The directory of a version, such as
             ``record.path``, or a copy of one.
+        optimizer: The optimizer of your training loop, if it is not the one that the model is
+            compiled with.
 
     Raises:
         ExportError: If there is no version at the path, if it is damaged, or if its
@@ -95,17 +101,20 @@ def restore(model: keras.Model, version_path: str | os.PathLike[str]) -> None:
     """
     path = absolute_path(version_path)
     _check(model, path)
+    if optimizer is not None:
+        check_optimizer(optimizer)
     with local_copy(path) as local:
         if local == path:  # A copy was verified while it was made.
             _verify(local)
-        _restore(model, path, local)
+        _restore(model, path, local, optimizer)
 
 
-def _restore(model: keras.Model, path: VersionPath, local: Path) -> None:
+def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: Any) -> None:
     """Restore the version at `path`, which `local` is, or is a copy of."""
     index, layers = read_index(local), read_layers(local)
-    optimizer = getattr(model, "optimizer", None)
-    state = find_model_state([model], with_optimizer=optimizer is not None)
+    compiled = getattr(model, "optimizer", None)
+    optimizer = compiled if own_optimizer is None else own_optimizer
+    state = find_model_state([model], optimizer is not None, own_optimizer)
     match = _match(model, optimizer, index, state)
     if match.problems:
         raise MismatchError(
@@ -114,7 +123,7 @@ def _restore(model: keras.Model, path: VersionPath, local: Path) -> None:
             + ("" if optimizer is None or OPTIMIZER_VARIABLES in index else _NO_OPTIMIZER)
         )
     if optimizer is not None:  # Matching may have built it.
-        state = find_model_state([model], with_optimizer=True)
+        state = find_model_state([model], True, own_optimizer)
     others = apart_from(state.variables, (variable for variable, _ in match.pairs))
     read = _reader(local)
     assigns: list[Callable[[], Any]] = [

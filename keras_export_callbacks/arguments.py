@@ -1,13 +1,15 @@
-"""Checks for the arguments of `Exporter.export`."""
+"""Checks for `metadata`, and for the arguments of `Exporter.export`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .archive.errors import ExportTypeError
+from .archive.errors import ExportTypeError, ExportValueError
+from .archive.store.record import Scalar
 
 _INT64 = np.iinfo(np.int64)
 
@@ -52,6 +54,47 @@ def check_metrics(metrics: object) -> None:
             f"Received metrics={metrics!r} of type {type(metrics)}. Expected a mapping of names to "
             "numbers, such as {'loss': 0.5}."
         )
+
+
+def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Scalar]:
+    """Return `metadata` as a dict of Python values.
+
+    Raises:
+        ExportTypeError: If it is not a mapping of strings to strings, numbers or bools.
+        ExportValueError: If the manifest cannot hold a number.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise ExportTypeError(
+            f"Received metadata={metadata!r} of type {type(metadata)}. Expected a dict of names to "
+            "strings, numbers or bools, such as {'commit': '1f0c2a', 'fold': 3}."
+        )
+    return {_metadata_name(name): _metadata_value(name, metadata[name]) for name in metadata}
+
+
+def _metadata_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ExportTypeError(
+            f"Received metadata with the name {name!r} of type {type(name)}. Expected a string."
+        )
+    return name
+
+
+def _metadata_value(name: str, value: Any) -> Scalar:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(plain, str | bool | int | float):
+        raise ExportTypeError(
+            f"Received metadata={{{name!r}: {value!r:.80}}} of type {type(value)}. Expected a "
+            "string, a number or a bool. Write anything else as text, such as with `json.dumps`."
+        )
+    is_large = isinstance(plain, int) and not _INT64.min <= plain <= _INT64.max
+    if is_large or (isinstance(plain, float) and not math.isfinite(plain)):
+        raise ExportValueError(
+            f"Received metadata={{{name!r}: {value!r:.80}}}. Expected a finite number, and for an "
+            "int one that 64 bits can hold. Write it as a string."
+        )
+    return plain
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:

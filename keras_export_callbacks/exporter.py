@@ -13,18 +13,20 @@ from typing import Any
 import keras
 
 from .archive.errors import ExportError
+from .archive.state.models import check_optimizer
 from .archive.store.directory import ExportDirectory
 from .archive.store.record import ExportRecord
 from .archive.store.retention import RetentionPolicy
-from .arguments import check_metrics, check_reason, whole_number
+from .arguments import check_metrics, check_reason, checked_metadata, whole_number
 from .endpoints import standard_endpoints
-from .options import Endpoints, ExportOptions, OnError
+from .extra_files import ExtraFiles, Source
+from .options import Endpoints, ExportOptions, OnError, OnlyIf
 from .pipeline import Pipeline
 from .publisher import Why
 
 
 class Exporter:
-    """Publish servable versions of a model from a training loop of your own.
+    r"""Publish servable versions of a model from a training loop of your own.
 
     `export` reads the model's variables, which takes milliseconds, and returns. The
     first call also traces the endpoints, which takes longer. A background thread
@@ -36,11 +38,23 @@ class Exporter:
         base_dir: String or `PathLike`. The directory for the versions, which a model
             server polls.
         model: A built Keras model.
+        optimizer: The optimizer of your training loop, if it is not the one that the model is
+            compiled with. Its variables and its step count are exported, and `restore` takes
+            it as well.
         endpoints: Function ``(archive, model)`` that registers what to export. The
             default is `standard_endpoints`.
         keep: Which versions to keep after each export. None keeps all, and an int
             keeps that many of the newest. Retention policies, such as `KeepLatest`
             and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+            the finite metrics of that moment by name. If it returns False, nothing is
+            exported.
+        extra_files: Dict of names to the files that each version gets below
+            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
+            Path) -> bytes`` that is called with the complete SavedModel, on the thread
+            that writes the version. If it raises an error, the export fails.
+            `keras_export_callbacks.formats` has such functions.
+        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, `export` writes and publishes on the calling
@@ -65,19 +79,35 @@ class Exporter:
     >>> import keras
     >>> from keras_export_callbacks import Exporter
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> with Exporter("served", model, log_dir=None) as exporter:
+    >>> extra_files = {"labels.txt": "cat\ndog".encode()}
+    >>> with Exporter("served", model, extra_files=extra_files, log_dir=None) as exporter:
     ...     record = exporter.export(step=100, metrics={"loss": 0.5}).result()
     >>> record.version, record.metrics
     (1, {'loss': 0.5})
+    >>> (record.path / "assets.extra" / "labels.txt").read_text()
+    'cat\ndog'
+
+    A loop with an optimizer of its own:
+
+    >>> optimizer = keras.optimizers.Adam()
+    >>> optimizer.build(model.trainable_variables)
+    >>> with Exporter("loop", model, optimizer, log_dir=None) as exporter:
+    ...     record = exporter.export().result()
+    >>> record.step, record.collections["optimizer_variables"]
+    (0, 6)
     """
 
     def __init__(
         self,
         base_dir: str | os.PathLike[str],
         model: keras.Model,
+        optimizer: keras.optimizers.Optimizer | None = None,
         *,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
+        only_if: OnlyIf | None = None,
+        extra_files: Mapping[str, Source] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -88,6 +118,9 @@ class Exporter:
         options = ExportOptions(
             endpoints=endpoints,
             keep=keep,
+            only_if=only_if,
+            extra_files=ExtraFiles.of(extra_files),
+            metadata=checked_metadata(metadata),
             log_dir=log_dir,
             background=background,
             on_error=on_error,
@@ -96,7 +129,9 @@ class Exporter:
             verbose=verbose,
         )
         self.directory = ExportDirectory(base_dir)
-        self._pipeline = Pipeline(self.directory, model, options)
+        if optimizer is not None:
+            check_optimizer(optimizer)
+        self._pipeline = Pipeline(self.directory, model, options, optimizer=optimizer)
         self._closed = False
 
     @property
@@ -118,7 +153,7 @@ class Exporter:
 
         Args:
             step: The number of optimizer steps taken: an int, or a scalar tensor or
-                variable. The default is `model.optimizer.iterations`.
+                variable. The default is `iterations` of the optimizer.
             epoch: The index of the epoch, from 0: an int, or a scalar tensor or
                 variable.
             metrics: Dict of numbers by name. A number may be a tensor or array of one
@@ -127,7 +162,8 @@ class Exporter:
 
         Returns:
             A `concurrent.futures.Future` with the `ExportRecord`. It is done when the
-            version is published. In a worker that is not the chief it is cancelled.
+            version is published. It is cancelled if `only_if` returns False, and in a worker
+            that is not the chief.
 
         Raises:
             ExportError: If an argument cannot be used, or if the `Exporter` is closed.
@@ -146,6 +182,10 @@ class Exporter:
         moment = pipeline.moment(epoch, given)
         if counted is not None:
             moment = replace(moment, step=counted)
+        if pipeline.declines(moment):
+            declined: Future[ExportRecord] = Future()
+            declined.cancel()
+            return declined
         return pipeline.submit(moment, Why(reason))
 
     def wait(self) -> None:

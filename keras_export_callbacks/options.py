@@ -8,7 +8,7 @@ notebooks and most editors would show neither names nor defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +16,14 @@ import keras
 
 from .archive.errors import ExportTypeError, ExportValueError
 from .archive.export_archive import ExportArchive
-from .archive.store.record import ExportRecord
+from .archive.store.record import ExportRecord, Scalar
 from .archive.store.retention import RetentionPolicy, as_policy
+from .extra_files import ExtraFiles
 from .summaries import check_log_dir
 
 OnError = Literal["raise", "warn"]
 Endpoints = Callable[[ExportArchive, keras.Model], None]
+OnlyIf = Callable[[Mapping[str, float]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class ExportOptions:
 
     endpoints: Endpoints
     keep: int | RetentionPolicy | None
+    only_if: OnlyIf | None
+    extra_files: ExtraFiles
+    metadata: Mapping[str, Scalar]
     log_dir: str | os.PathLike[str] | None
     background: bool
     on_error: OnError
@@ -52,6 +57,11 @@ class ExportOptions:
             raise ExportTypeError(
                 f"Received endpoints={self.endpoints!r}. Expected a function (archive, model) that "
                 "registers endpoints, such as `standard_endpoints`."
+            )
+        if self.only_if is not None and not callable(self.only_if):
+            raise ExportTypeError(
+                f"Received only_if={self.only_if!r}. Expected a function that takes the metrics "
+                "and returns a bool, such as lambda metrics: metrics['val_accuracy'] > 0.9."
             )
         if self.on_export is not None and not callable(self.on_export):
             raise ExportTypeError(

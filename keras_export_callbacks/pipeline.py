@@ -13,9 +13,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import keras
+import numpy as np
 
 from .archive.backends.backend import current_backend
-from .archive.errors import ExportError
+from .archive.errors import ExportError, ExportTypeError
 from .archive.state.models import check_model
 from .archive.store.directory import ExportDirectory
 from .archive.store.objective import Objective
@@ -24,7 +25,7 @@ from .archive.store.retention import as_policy
 from .metrics import description, finite_scalars, scalar
 from .options import ExportOptions
 from .publisher import Publisher, Request, Why
-from .state import State, StateSource
+from .state import State, StateSource, as_export_error
 from .texts import duration
 from .triggers import Moment
 
@@ -40,6 +41,8 @@ class Pipeline:
         model: The model in training.
         options: The user's options.
         trial: The trial of a search that the versions belong to, or None.
+        optimizer: The optimizer that trains the model, if it is not the one that the model is
+            compiled with.
 
     Raises:
         ExportError: If `directory` cannot be written to, or if the model, its
@@ -52,6 +55,7 @@ class Pipeline:
         model: keras.Model,
         options: ExportOptions,
         trial: TrialInfo | None = None,
+        optimizer: Any = None,
     ) -> None:
         directory.store.check()
         self._backend = current_backend()
@@ -61,7 +65,8 @@ class Pipeline:
         self._directory = directory
         self._options = options
         self._failures: list[ExportError] = []
-        self._source = StateSource(model, options.endpoints, options.sample_inputs)
+        self._optimizer = optimizer
+        self._source = StateSource(model, options.endpoints, options.sample_inputs, optimizer)
         self._publisher = Publisher(directory, options, trial, self._failures.append)
         self._prepared = 0.0
         self._was_noticed = False
@@ -89,8 +94,9 @@ class Pipeline:
         Only this count is right for every `steps_per_execution`. The `batch` argument
         of Keras's hooks runs ahead of it.
         """
-        has_optimizer = getattr(self.model, "optimizer", None) is not None
-        return self._backend.steps_taken(self.model) if has_optimizer else None
+        compiled = getattr(self.model, "optimizer", None)
+        optimizer = compiled if self._optimizer is None else self._optimizer
+        return None if optimizer is None else self._backend.steps_taken(self.model, optimizer)
 
     def prepare(self) -> None:
         """Trace the endpoints now, so that their errors show early.
@@ -157,6 +163,25 @@ class Pipeline:
         self._prepared = 0.0
         weights: Weights = "validated" if held else "current"
         return self._publisher.submit(state, Request(moment, why, weights, stall))
+
+    def declines(self, moment: Moment) -> bool:
+        """Return whether `only_if` keeps an export that is due from being made.
+
+        If the function raises an error, it is reported like a failed export.
+        """
+        if self._options.only_if is None:
+            return False
+        try:
+            answer = self._options.only_if(dict(moment.metrics))
+            if not isinstance(answer, bool | np.bool_):
+                raise ExportTypeError(
+                    f"`only_if` returned {answer!r} for the metrics {dict(moment.metrics)}. "
+                    "Expected True or False."
+                )
+        except Exception as error:
+            self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
+            return True
+        return not answer
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """Return the best value of a metric in the base directory, or None.

@@ -1,12 +1,11 @@
 """The background half of an export. Only this file knows the order of its steps.
 
-The steps are: write in staging → compare with the model → publish → retention →
-events → `on_export`. A failure before publishing leaves the base directory as it was.
+The steps are: write in staging → compare with the model → extra files → publish →
+retention → events → `on_export`. A failure before publishing leaves the base directory as it was.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -122,6 +121,7 @@ class Publisher:
         with suppress(OSError):  # The directory may not be readable yet.
             directory.store.names()  # The store notes which numbers are taken.
         self._reuse = Reuse()
+        self._extra_files: Mapping[str, KnownFile] = {}
         self._worker: Worker[ExportRecord] = Worker(options.background, ROOM)
         self._summaries = self._summary_writer()
 
@@ -228,6 +228,10 @@ class Publisher:
             written = write(state.snapshot, staged, self._reusable())
             parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
+            extras = self._options.extra_files
+            added = extras.add(staged, state.expected, set(files), self._extra_files)
+            files |= {name: file.info for name, file in added.files.items()}
+            parity = parity and replace(parity, files=added.differences)
             record = self._record(staged, written, request)
             record = replace(record, parity=parity, files=files, bytes=_size(files))
             record = publish_record(
@@ -239,6 +243,7 @@ class Publisher:
             )
         if published := store.local_path(record.version):
             self._reuse = written.at(published)
+            self._extra_files = added.at(staged, published)
         return record
 
     def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
@@ -263,6 +268,7 @@ class Publisher:
             libraries=_libraries(),
             files={},
             weights=request.weights,
+            metadata=self._options.metadata,
             **(vars(self._trial) if self._trial else {}),
         )
 
@@ -323,7 +329,7 @@ class Publisher:
 
     def _say(self, record: ExportRecord) -> None:
         if self._options.verbose:
-            _print_line(texts.line(record))
+            texts.say(texts.line(record))
 
     def _failed(self, what: str, error: BaseException) -> ExportError:
         failure = as_export_error(what, error)
@@ -385,10 +391,3 @@ def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
 
 def _size(files: Mapping[str, FileInfo]) -> int:
     return sum(info.size for info in files.values())
-
-
-def _print_line(line: str) -> None:
-    """Print a line where Keras may be drawing a progress bar. The bar continues below it."""
-    is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
-    # In a file, the line of the bar has no end yet. Keras's own callbacks print "\n" first, too.
-    print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)

@@ -21,6 +21,7 @@ from .archive.parity.compare import Expected
 from .archive.parity.probe import Probe
 from .archive.state.identities import Identities
 from .archive.state.owners import owned_variables
+from .archive.state.variable_index import OPTIMIZER_VARIABLES
 from .options import Endpoints
 
 
@@ -54,10 +55,19 @@ class StateSource:
         model: The model in training.
         endpoints: Function ``(archive, model)`` that registers what to export.
         sample_inputs: A batch of model inputs to compare the artifact on, or None.
+        optimizer: The optimizer to export in the place of the one that the model is compiled
+            with, or None.
     """
 
-    def __init__(self, model: keras.Model, endpoints: Endpoints, sample_inputs: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        endpoints: Endpoints,
+        sample_inputs: Any,
+        optimizer: Any = None,
+    ) -> None:
         self._model = model
+        self._own_optimizer = optimizer
         self._endpoints = endpoints
         self._sample_inputs = sample_inputs
         self._current: Planner | None = None
@@ -104,8 +114,9 @@ class StateSource:
         An optimizer, for example, creates its variables in the first step. If only the
         collections of variables changed, the traced endpoints are kept.
         """
-        optimizer = getattr(self._model, "optimizer", None)
-        roots = [self._model, self._endpoints]
+        own, compiled = self._own_optimizer, getattr(self._model, "optimizer", None)
+        optimizer = compiled if own is None else own
+        roots = [self._model, self._endpoints, own]
         current, is_other = self._current, self._optimizer is not optimizer
         if current is None or is_other or current.registration.has_other_dtypes():
             current = Planner(self._registered())
@@ -120,7 +131,11 @@ class StateSource:
     def _registered(self) -> Registration:
         archive = ExportArchive()
         self._endpoints(archive, self._model)
-        return registration_of(archive)
+        registration, optimizer = registration_of(archive), self._own_optimizer
+        if optimizer is not None:
+            archive.add_variable_collection(OPTIMIZER_VARIABLES, optimizer.variables)
+            registration.optimizer = optimizer
+        return registration
 
     def _probe_of(self, plan: Plan) -> Probe:
         if self._probe is None or self._probed is not plan:

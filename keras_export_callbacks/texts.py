@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from .archive.store.record import EndpointInfo, ExportRecord, TensorInfo
@@ -45,6 +46,13 @@ def line(record: ExportRecord) -> str:
     )
 
 
+def say(line: str) -> None:
+    """Print a line where Keras may be drawing a progress bar. The bar continues below it."""
+    is_drawn_over = sys.stdout.isatty() or "ipykernel" in sys.modules
+    # In a file, the line of the bar has no end yet. Keras's own callbacks print "\n" first, too.
+    print(f"\r\x1b[K{line}" if is_drawn_over else f"\n{line}", flush=True)
+
+
 def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
     """Return what was measured, what a version holds, and how it was compared.
 
@@ -63,6 +71,11 @@ def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
             for name, n in record.collections.items()
         },
         **_comparison(record, mark),
+        **{f"metadata {mark}{name}{mark}": f"{value}" for name, value in record.metadata.items()},
+        **{
+            f"extra file {mark}{name}{mark}": size(info.size)
+            for name, info in record.extra_files.items()
+        },
     }
 
 
@@ -80,6 +93,10 @@ def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
         **{
             f"not compared {mark}{name}{mark}": reason
             for name, reason in record.parity.skipped.items()
+        },
+        **{
+            f"compared {mark}{name}{mark}": f"differs by {found:.3g}"
+            for name, found in record.parity.files.items()
         },
     }
 

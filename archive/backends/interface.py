@@ -74,8 +74,14 @@ class Backend(Protocol):
     def synchronize(self, model: keras.Model) -> None:
         """Give the variables of a model their current values while `fit` runs."""
 
-    def steps_taken(self, model: keras.Model) -> int:
-        """Return the number of steps that the optimizer of a model has taken."""
+    def steps_taken(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
+        """Return the number of steps that the optimizer of a model has taken.
+
+        Args:
+            model: The model in training.
+            optimizer: The optimizer that the model is compiled with, or another one that
+                trains it.
+        """
 
     def check_distribution(self, model: keras.Model) -> None:
         """Raise an error if no single process can read all variables of a model at one moment."""

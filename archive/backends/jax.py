@@ -102,15 +102,16 @@ def synchronize(model: keras.Model) -> None:
     _jax.synchronize(model)
 
 
-def steps_taken(model: keras.Model) -> int:
+def steps_taken(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
     """How many steps a model's optimizer has taken."""
-    steps = _jax.trained_steps(model)
-    if steps is not None:
-        return int(steps)
-    for variable in model.optimizer.variables:
+    if optimizer is getattr(model, "optimizer", None):
+        steps = _jax.trained_steps(model)
+        if steps is not None:
+            return int(steps)
+    for variable in optimizer.variables:
         if not variable.shape:
             held_array(variable)  # It raises an error that says what to do.
-    return int(model.optimizer.iterations)
+    return int(optimizer.iterations)
 
 
 def check_distribution(model: keras.Model) -> None:

@@ -70,9 +70,9 @@ def synchronize(model: keras.Model) -> None:
     """Do nothing. TensorFlow variables always have their current values."""
 
 
-def steps_taken(model: keras.Model) -> int:
+def steps_taken(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
     """Return the number of steps that the optimizer of a model has taken."""
-    return int(model.optimizer.iterations.numpy())
+    return int(optimizer.iterations.numpy())
 
 
 def check_distribution(model: keras.Model) -> None:

@@ -106,7 +106,8 @@ class Planner:
             if self._origin.behaviour != origin.behaviour:
                 registration.renew_endpoints()
         endpoints = list(registration.endpoints.values())
-        graph = ServableGraph(endpoints, registration.lists(), registration.tracked, options)
+        lists, optimizer = registration.lists(), registration.optimizer
+        graph = ServableGraph(endpoints, lists, registration.tracked, options, optimizer)
         backend = current_backend()
         self._plan = Plan(
             graph,

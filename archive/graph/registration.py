@@ -27,12 +27,15 @@ class Registration:
         collections: Collections of variables by name. A list is not copied, so
             variables that its owner appends later are exported too.
         tracked: Layers and other trackable objects.
+        optimizer: The optimizer that trains the tracked model, or None if it is the one that
+            the model is compiled with.
     """
 
     def __init__(self) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self.collections: dict[str, Collection[Any]] = {}
         self.tracked: list[Any] = []
+        self.optimizer: Any = None
 
     def variables(self, attribute: str) -> list[Any]:
         """The current variables of all tracked layers, each once.

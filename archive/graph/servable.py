@@ -80,6 +80,8 @@ class ServableGraph:
         lists: Lists of Keras or TensorFlow variables to export, by name.
         tracked: Layers and other objects. Their lookup tables are exported.
         options: The options to save the graph with.
+        optimizer: The optimizer that trains the tracked model, if it is not the one that the
+            model is compiled with.
 
     Raises:
         ExportError: If an endpoint cannot be traced with its signature, or if it uses
@@ -92,6 +94,7 @@ class ServableGraph:
         lists: Mapping[str, Sequence[Any]],
         tracked: Sequence[Any],
         options: tf.saved_model.SaveOptions | None,
+        optimizer: Any = None,
     ) -> None:
         self.endpoints = list(endpoints)
         self.lists = {
@@ -116,7 +119,8 @@ class ServableGraph:
         self._signatures.setdefault(SERVING_DEFAULT, self._signatures[self.endpoints[0].name])
         self.host_state = find_host_state(roots)  # Tracing may have made new objects.
         traces = [trace for traces in self._traces.values() for trace in traces]
-        self._state = find_model_state(tracked, with_optimizer=bool(lists.get(OPTIMIZER_VARIABLES)))
+        has_optimizer = bool(lists.get(OPTIMIZER_VARIABLES))
+        self._state = find_model_state(tracked, has_optimizer, optimizer)
         found = map(raw_variable, self._state.variables.values())
         listed = [*(item for variables in self.lists.values() for item in variables), *found]
         hidden = {id(replica) for variable in listed for replica in replicas(variable)}

@@ -29,6 +29,8 @@ LOOKUPS = (
 )
 
 _HOLDERS = (keras.Layer, keras.optimizers.Optimizer, AutoTrackable)
+# The attribute of a model, and the address, of the optimizer that it is compiled with.
+_OPTIMIZER = "optimizer"
 # The search stops at these. Metrics start anew in every epoch.
 _ENDS = (keras.metrics.Metric, *LOOKUPS)
 
@@ -52,17 +54,25 @@ class ModelState:
         return {id(raw_variable(item)): address for address, item in self.variables.items()}
 
 
-def find_model_state(roots: Sequence[Any], with_optimizer: bool) -> ModelState:
+def find_model_state(
+    roots: Sequence[Any], with_optimizer: bool, optimizer: Any = None
+) -> ModelState:
     """Find the variables, tables and layers in `roots`, each by its shortest address.
 
     Args:
         roots: One model, or several objects. The addresses of several objects start
             with their index in `roots`.
         with_optimizer: Whether to search optimizers too.
+        optimizer: The optimizer to search in the place of the one that a model in `roots` is
+            compiled with. None stands for the latter.
     """
     found = ModelState()
     seen: dict[int, Any] = {}
     pending = deque([("", roots[0])] if len(roots) == 1 else _items(roots))
+    if optimizer is not None:
+        pending.appendleft((_OPTIMIZER, optimizer))
+        unused = {id(getattr(root, _OPTIMIZER, None)): root for root in roots}
+        seen |= {at: item for at, item in unused.items() if at != id(optimizer)}
     while pending:
         address, item = pending.popleft()
         if id(item) in seen:

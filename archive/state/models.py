@@ -27,6 +27,19 @@ def check_model(model: object, label: str = "") -> None:
     raise ExportTypeError(f"{received}. Expected a `keras.Model`.")
 
 
+def check_optimizer(optimizer: object) -> None:
+    """Raise an error unless `optimizer` is an optimizer of Keras 3.
+
+    Raises:
+        ExportTypeError: If it is not one.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ExportTypeError(
+            f"Received optimizer={optimizer!r} of type {type(optimizer)}. Expected the Keras "
+            "optimizer that your training loop uses, such as one of `keras.optimizers.Adam()`."
+        )
+
+
 def is_of_keras_2(item: object) -> bool:
     """Whether `item` is of a class of the package `tf_keras`, or of a subclass."""
     return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(item).__mro__)

@@ -42,8 +42,22 @@ MANIFEST_DIGEST = "assets.extra/export.json.sha256"
 # The requests that TensorFlow Serving sends to itself when it loads a version.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
-# A manifest leaves out these keys if their value is None, and `withdrawn` if it is empty.
+# The directory of this library's own files, and of the extra files of users.
+EXTRA = "assets.extra"
+
+# The names in that directory that this library uses. All others are extra files.
+OWN_EXTRA = (
+    "export.json",
+    "export.json.sha256",
+    "layers.json",
+    "shards",
+    "tf_serving_warmup_requests",
+    "variables.json",
+)
+
+# A manifest leaves out these keys if their value is None, and others if they are empty.
 _OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project", "copied_from")
+_OPTIONAL_IF_EMPTY = ("withdrawn", "metadata")
 
 # This is far above the size of a real manifest. It keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -89,6 +103,8 @@ class ParityInfo:
         allowed: The difference that rounding explains for the value that differs most, or
             the share of values that may differ, by ``signature/output``.
         skipped: For each signature that was not compared, the reason.
+        files: The largest absolute difference of each extra file that was compared with the
+            model, by the name of the file.
     """
 
     live_seconds: float
@@ -96,6 +112,7 @@ class ParityInfo:
     differences: Mapping[str, float]
     allowed: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,7 @@ class ExportRecord:
             base directory, or the path of a version elsewhere. None for an export.
         withdrawn: The versions that a rollback withdrew when it published this version.
             They do not count as the best any more.
+        metadata: The `metadata` of the callback or `Exporter`, by name.
         schema: The schema of the manifest. If it is higher than the one this library
             writes, a later version of the library wrote the manifest.
         unread: The keys of a manifest with a higher schema that could not be read. Their
@@ -191,8 +209,19 @@ class ExportRecord:
     project: str | None = None
     copied_from: str | None = None
     withdrawn: tuple[Int64, ...] = ()
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def extra_files(self) -> dict[str, FileInfo]:
+        """The size and the digest of each extra file, by its name below ``assets.extra``."""
+        names = {name.removeprefix(f"{EXTRA}/"): name for name in self.files}
+        return {
+            short: self.files[name]
+            for short, name in names.items()
+            if short != name and short.partition("/")[0] not in OWN_EXTRA
+        }
 
     @property
     def is_newer(self) -> bool:
@@ -222,8 +251,9 @@ class ExportRecord:
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
-        if not self.withdrawn:
-            del content["withdrawn"]
+        for name in _OPTIONAL_IF_EMPTY:
+            if not content[name]:
+                del content[name]
         # A step or epoch may be an integer of NumPy, which `default` converts.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
 
@@ -335,10 +365,12 @@ def _keys() -> list[_Key]:
     These are the attributes of `ExportRecord` without `path` and `unread`.
     """
     hints = hints_of(ExportRecord)
-    defaults = {
-        each.name: msgspec.NODEFAULT if each.default is MISSING else each.default
+    defaults: dict[str, Any] = {
+        each.name: {} if each.default_factory is dict else each.default
         for each in fields(ExportRecord)
-    } | {"schema": msgspec.NODEFAULT}
+    }
+    required = {name: msgspec.NODEFAULT for name in defaults if defaults[name] is MISSING}
+    defaults |= required | {"schema": msgspec.NODEFAULT}
     return [_Key(name, hints[name], defaults[name]) for name in [*defaults][1:-1]]
 
 

@@ -9,8 +9,11 @@ from typing import Any
 from ..archive.errors import ExportError
 from ..archive.store.record import ExportRecord
 from ..archive.store.retention import RetentionPolicy
+from ..arguments import checked_metadata
 from ..endpoints import standard_endpoints
-from ..options import Endpoints, ExportOptions, OnError
+from ..extra_files import ExtraFiles, Source
+from ..options import Endpoints, ExportOptions, OnError, OnlyIf
+from ..publisher import Why
 from ..triggers import EveryN, Moment, Unit
 from .base import ExportCallback
 
@@ -34,11 +37,23 @@ class ExportEveryN(ExportCallback):
             export happens in the first hook at or after that step. ``"second"``
             exports at the first end of a batch or epoch that is at least n seconds
             after the last export, or after the start of the first `fit`.
+        at_end: Bool. With True, also export the model as `fit` leaves it, unless the last
+            export was made at that very step. If `EarlyStopping` restores the best
+            weights, put this callback after it to export them.
         endpoints: Function ``(archive, model)`` that registers what to export. The
             default is `standard_endpoints`.
         keep: Which versions to keep after each export. None keeps all, and an int
             keeps that many of the newest. Retention policies, such as `KeepLatest`
             and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+            the finite metrics of that moment by name. If it returns False, nothing is
+            exported.
+        extra_files: Dict of names to the files that each version gets below
+            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
+            Path) -> bytes`` that is called with the complete SavedModel, on the thread
+            that writes the version. If it raises an error, the export fails.
+            `keras_export_callbacks.formats` has such functions.
+        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
@@ -65,11 +80,15 @@ class ExportEveryN(ExportCallback):
     >>> from keras_export_callbacks import ExportEveryN
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile("adam", "mse")
-    >>> callback = ExportEveryN("every_other", n=2, keep=3, log_dir=None)
+    >>> callback = ExportEveryN(
+    ...     "every_other", n=2, at_end=True, metadata={"commit": "1f0c2a"}, log_dir=None
+    ... )
     >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> _ = model.fit(x, y, epochs=4, verbose=0, callbacks=[callback])
-    >>> [(record.version, record.epoch) for record in callback.exports]
-    [(1, 1), (2, 3)]
+    >>> _ = model.fit(x, y, epochs=5, verbose=0, callbacks=[callback])
+    >>> [(record.version, record.epoch, record.reason) for record in callback.exports]
+    [(1, 1, 'every 2 epochs'), (2, 3, 'every 2 epochs'), (3, 4, 'end of training')]
+    >>> callback.last_export.metadata
+    {'commit': '1f0c2a'}
     """
 
     def __init__(
@@ -78,8 +97,12 @@ class ExportEveryN(ExportCallback):
         n: float = 1,
         *,
         unit: Unit = "epoch",
+        at_end: bool = False,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
+        only_if: OnlyIf | None = None,
+        extra_files: Mapping[str, Source] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -88,6 +111,7 @@ class ExportEveryN(ExportCallback):
         verbose: int = 0,
     ) -> None:
         self._trigger = EveryN(n, unit)
+        self._at_end = bool(at_end)
         self._last: Moment | None = None
         self._first_step: int | None = None
         self._has_run = False
@@ -96,6 +120,9 @@ class ExportEveryN(ExportCallback):
             ExportOptions(
                 endpoints=endpoints,
                 keep=keep,
+                only_if=only_if,
+                extra_files=ExtraFiles.of(extra_files),
+                metadata=checked_metadata(metadata),
                 log_dir=log_dir,
                 background=background,
                 on_error=on_error,
@@ -116,7 +143,11 @@ class ExportEveryN(ExportCallback):
         return empty if self._trigger.unit == "epoch" else self._batch_end
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        super().on_train_end(logs)
+        try:
+            if self._at_end and self._epoch is not None:
+                self._export_at_end(logs)
+        finally:
+            super().on_train_end(logs)
         step = self._running.steps_taken()
         if self._trigger.unit == "batch" and self._has_run and step == self._first_step:
             self._running.fail(
@@ -127,13 +158,21 @@ class ExportEveryN(ExportCallback):
                 )
             )
 
+    def _export_at_end(self, logs: Mapping[str, Any] | None) -> None:
+        self._running.settle()
+        moment, last = self._moment(logs), self._running.exports[-1:]
+        # A model with optimizers of its own has no step count, so the epoch counts as well.
+        if (moment.step, moment.epoch) not in [(record.step, record.epoch) for record in last]:
+            self._export(moment, Why("end of training", unless=self._unless))
+
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_last": None}  # Another process has another clock.
 
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._has_run = True
         self._running.report_failures()
-        self._consider(self._moment(logs))
+        moment = self._moment(logs)
+        self._export(moment, self._due(moment))
 
     def _begin(self, moment: Moment) -> None:
         self._first_step, self._has_run = moment.step, False
@@ -147,7 +186,13 @@ class ExportEveryN(ExportCallback):
     def _is_due(self, moment: Moment) -> bool:
         return self._last is not None and self._trigger.is_due(moment, self._last)
 
-    def _consider(self, moment: Moment) -> None:
-        if self._is_due(moment):
+    def _due(self, moment: Moment) -> Why | None:
+        return Why(self._trigger.reason, unless=self._unless) if self._is_due(moment) else None
+
+    def _export(self, moment: Moment, why: Why | None) -> bool:
+        is_allowed = super()._export(moment, why)
+        # After seconds, the export stays due until `only_if` agrees. A metric of the
+        # validation is not there at the end of a batch.
+        if why is not None and (is_allowed or self._trigger.unit != "second"):
             self._last = moment
-            self._export(moment, self._trigger.reason)
+        return is_allowed

@@ -15,9 +15,12 @@ from ..archive.errors import ExportError, ExportValueError, StorageError
 from ..archive.store.objective import Mode, Objective
 from ..archive.store.record import ExportRecord
 from ..archive.store.retention import RetentionPolicy
+from ..arguments import checked_metadata
 from ..endpoints import standard_endpoints
+from ..extra_files import ExtraFiles, Source
 from ..metrics import Sightings, averages_weights
-from ..options import Endpoints, ExportOptions, OnError
+from ..options import Endpoints, ExportOptions, OnError, OnlyIf
+from ..publisher import Why
 from ..triggers import Moment, OnImprove
 from .base import ExportCallback
 
@@ -47,6 +50,15 @@ class ExportOnImprove(ExportCallback):
         keep: Which versions to keep after each export. None keeps all, and an int
             keeps that many of the newest. Retention policies, such as `KeepLatest`
             and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+            the finite metrics of that moment by name. If it returns False, nothing is
+            exported.
+        extra_files: Dict of names to the files that each version gets below
+            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
+            Path) -> bytes`` that is called with the complete SavedModel, on the thread
+            that writes the version. If it raises an error, the export fails.
+            `keras_export_callbacks.formats` has such functions.
+        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
@@ -73,7 +85,9 @@ class ExportOnImprove(ExportCallback):
     >>> from keras_export_callbacks import ExportOnImprove
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
-    >>> callback = ExportOnImprove("best", monitor="loss", log_dir=None)
+    >>> callback = ExportOnImprove(
+    ...     "best", monitor="loss", only_if=lambda metrics: metrics["loss"] < 100, log_dir=None
+    ... )
     >>> x, y = np.ones((8, 3)), np.ones((8, 1))
     >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
     >>> callback.last_export.reason
@@ -90,6 +104,9 @@ class ExportOnImprove(ExportCallback):
         baseline: float | None = None,
         endpoints: Endpoints = standard_endpoints,
         keep: int | RetentionPolicy | None = None,
+        only_if: OnlyIf | None = None,
+        extra_files: Mapping[str, Source] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
         log_dir: str | os.PathLike[str] | None = "logs",
         background: bool = True,
         on_error: OnError = "raise",
@@ -115,6 +132,9 @@ class ExportOnImprove(ExportCallback):
             ExportOptions(
                 endpoints=endpoints,
                 keep=keep,
+                only_if=only_if,
+                extra_files=ExtraFiles.of(extra_files),
+                metadata=checked_metadata(metadata),
                 log_dir=log_dir,
                 background=background,
                 on_error=on_error,
@@ -159,17 +179,17 @@ class ExportOnImprove(ExportCallback):
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Other metrics are measured during training.
 
-    def _consider(self, moment: Moment) -> None:
+    def _due(self, moment: Moment) -> Why | None:
         if self.monitor not in moment.metrics:
-            return
+            return None
         trigger = OnImprove(self._objective(), self._min_delta)
         try:
             best = self._best(trigger.objective)
         except StorageError as error:
             self._running.fail(error)  # Nobody knows whether this is the best.
-            return
+            return None
         if not trigger.is_due(moment, best):
-            return
+            return None
 
         def still_improves() -> bool:
             """Compare again: another process may have published a better version by now."""
@@ -184,7 +204,7 @@ class ExportOnImprove(ExportCallback):
                 "weights that were measured.",
                 stacklevel=2,
             )
-        self._export(moment, trigger.reason, trigger.objective, still_improves)
+        return Why(trigger.reason, trigger.objective, still_improves, self._unless)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

@@ -247,3 +247,15 @@ def test_three_trainings_at_once(base: str) -> None:
     values = [record.value for record in records]
     assert values == sorted(values, reverse=True)  # type: ignore[type-var]
     assert len(set(values)) == len(values)
+
+
+def test_extra_files_and_metadata_are_in_the_bucket(base: str) -> None:
+    files = {"a/labels.txt": b"cat\ndog", "seen": lambda path: str(path.is_dir()).encode()}
+    fit(ExportEveryN(base, extra_files=files, metadata={"fold": 3}, log_dir=None), epochs=2)
+    directory = ExportDirectory(base)
+    assert directory.record(2).metadata == {"fold": 3}
+    assert list(directory.record(2).extra_files) == ["a/labels.txt", "seen"]
+    assert directory.verify(2) == []
+    copied = directory.download(2, "copy") / "assets.extra"
+    assert (copied / "a/labels.txt").read_bytes() == b"cat\ndog"
+    assert (copied / "seen").read_bytes() == b"True"

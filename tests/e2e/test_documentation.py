@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 # In docs/recipes.md, each for a package of its own, which few have.
-RECIPES = {"mlflow": "## MLflow", "wandb": "## Weights & Biases"}
+RECIPES = {"tf2onnx": "## LiteRT, ONNX", "mlflow": "## MLflow", "wandb": "## Weights & Biases"}
 
 
 def blocks(text: str, language: str = "python") -> list[str]:

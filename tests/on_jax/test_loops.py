@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from support.models import assert_equal_state, classifier, data, state
 
-from keras_export_callbacks import Exporter, ExportError, publisher
+from keras_export_callbacks import Exporter, ExportError, publisher, restore
 
 
 def exported_state(path: Any) -> list[Any]:
@@ -112,3 +112,21 @@ def test_an_exporter_inside_and_after_fit() -> None:
     assert_equal_state(after, state(model))
     first = exported_state(exporter.exports[0].path)
     assert not np.array_equal(first[0], after[0])
+
+
+def test_a_loop_with_an_optimizer_of_its_own() -> None:
+    model, own = classifier(), keras.optimizers.Adam(0.01)
+    compiled, model.optimizer = model.optimizer, own  # `Loop` takes it from there.
+    loop = Loop(model)
+    loop.train(steps=3)
+    loop.put_back()
+    model.optimizer = compiled
+    with Exporter("base", model, optimizer=own, log_dir=None) as exporter:
+        record = exporter.export().result()
+    assert record.step == 3
+    then = [np.asarray(variable.value) for variable in [*model.variables, *own.variables]]
+    assert_equal_state(exported_state(record.path), then)
+    other, fresh = classifier(), keras.optimizers.Adam(0.01)
+    restore(other, record.path, optimizer=fresh)
+    put_back = [np.asarray(variable.value) for variable in [*other.variables, *fresh.variables]]
+    assert_equal_state(put_back, then)

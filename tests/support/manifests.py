@@ -59,6 +59,7 @@ RECORDS = st.builds(
     copied_from=st.none() | NAMES,
     withdrawn=st.lists(INTS, max_size=2).map(tuple),
     hyperparameters=st.none() | st.dictionaries(NAMES, SCALARS, max_size=3),
+    metadata=st.dictionaries(NAMES, SCALARS, max_size=3),
 )
 
 
@@ -77,6 +78,6 @@ def manifest(**changes: Any) -> dict[str, Any]:
     tuner = {"trial": "00", "execution": 0, "attempt": 0, "project": "search"}
     tuner["hyperparameters"] = {"units": 8}
     parity = ParityInfo(0.1, 0.2, {"serve/output_0": 0.0})
-    record = a_record(value=0.5, metrics={"m": 0.5}, parity=parity, **tuner)
+    record = a_record(value=0.5, metrics={"m": 0.5}, parity=parity, metadata={"fold": 3}, **tuner)
     content: dict[str, Any] = json.loads(record.to_json())
     return content | changes

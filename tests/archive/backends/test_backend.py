@@ -31,6 +31,6 @@ def test_a_variable_of_keras_is_stored_as_the_one_inside_it() -> None:
 
 def test_steps_are_those_that_the_optimizer_has_taken() -> None:
     model = classifier()
-    assert current_backend().steps_taken(model) == 0
+    assert current_backend().steps_taken(model, model.optimizer) == 0
     model.fit(*data(), batch_size=8, verbose=0)
-    assert current_backend().steps_taken(model) == 4
+    assert current_backend().steps_taken(model, model.optimizer) == 4

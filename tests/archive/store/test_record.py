@@ -43,8 +43,10 @@ def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportReco
     assert list(content)[:2] == ["schema", "version"]
     assert content["schema"] == record.schema == 1
     optional = {"parity", "trial", "execution", "attempt", "hyperparameters", "project"}
-    optional |= {"copied_from", "withdrawn"}
-    given = {name for name in optional if getattr(record, name) not in (None, ())}
+    optional.add("copied_from")
+    given = {name for name in optional if getattr(record, name) is not None}
+    given |= {name for name in ("withdrawn", "metadata") if getattr(record, name)}
+    optional |= {"withdrawn", "metadata"}
     names = {field.name for field in fields(record)} - optional - {"path", "unread"}
     assert content.keys() == names | given
 
@@ -54,7 +56,7 @@ def test_the_keys_are_those_that_were_promised() -> None:
         "schema", "version", "created", "epoch", "step", "reason", "monitor", "mode", "value",
         "metrics", "endpoints", "collections", "bytes", "graph_reused", "stall_seconds",
         "write_seconds", "libraries", "files", "weights", "parity", "trial", "execution",
-        "attempt", "hyperparameters", "project",
+        "attempt", "hyperparameters", "project", "metadata",
     ]  # fmt: skip
 
 
@@ -88,6 +90,7 @@ def test_of_a_newer_schema_all_counts_that_can_be_read(key: str, is_removed: boo
         del content[key]
     record = parse_record(json.dumps(content).encode(), Path("base", "1"))
     optional = {"weights", "parity", "trial", "execution", "attempt", "hyperparameters", "project"}
+    optional |= {"metadata"}
     assert record.is_newer
     assert record.unread == (() if is_removed and key in optional else (key,))
     whole = parse_record(json.dumps(manifest(schema=2)).encode(), Path("base", "1"))
