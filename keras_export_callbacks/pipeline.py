@@ -108,6 +108,17 @@ class Pipeline:
         self._source.prepare()
         self._prepared += time.perf_counter() - start
 
+    def tell_what_is_left_out(self) -> None:
+        """Warn if training cannot be resumed from the versions. Call this after `prepare`."""
+        if lines := self._source.left_out():
+            added = " and ".join(f"`{line}`" for line in lines)
+            warnings.warn(
+                "Training cannot be resumed from these versions, because your `endpoints` function "
+                f"leaves out what `restore` needs. Add {added} to it. If you only serve the "
+                "versions, ignore this warning.",
+                stacklevel=4,
+            )
+
     def hold(self) -> Future[State]:
         """Read the current weights, for an export at the end of the epoch.
 

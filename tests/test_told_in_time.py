@@ -113,6 +113,7 @@ def test_a_model_without_call_gets_the_line_to_write_before_training() -> None:
     assert not gan.discriminator.built
 
 
+@pytest.mark.filterwarnings("ignore:Training cannot be resumed from these versions")
 def test_that_line_exports_its_part() -> None:
     callback = ExportEveryN(
         "base",

@@ -45,6 +45,7 @@ class ExportCallback(Keras3Callback):
         self._batches: int | None = None
         self._held: Future[State] | None = None
         self._is_resumed = False
+        self._is_told_of_resuming = False
         self._is_copy = False
         self._store.check()
 
@@ -152,6 +153,9 @@ class ExportCallback(Keras3Callback):
         if self._batches is not None:
             self._running.prepare()
             self._batches = None
+            if not self._is_told_of_resuming:
+                self._is_told_of_resuming = True
+                self._running.tell_what_is_left_out()
 
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
         return self._running.moment(self._epoch, logs or {})
