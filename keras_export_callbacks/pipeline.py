@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from . import texts
 from .archive.backends.backend import current_backend
 from .archive.errors import ExportError, ExportTypeError
 from .archive.state.models import check_model
@@ -26,7 +27,6 @@ from .metrics import description, finite_scalars, scalar
 from .options import ExportOptions
 from .publisher import Publisher, Request, Why
 from .state import State, StateSource, as_export_error
-from .texts import duration
 from .triggers import Moment
 
 # In seconds. A longer wait is worth a warning; the manifest records every wait.
@@ -67,7 +67,11 @@ class Pipeline:
         self._failures: list[ExportError] = []
         self._optimizer = optimizer
         self._source = StateSource(model, options.endpoints, options.sample_inputs, optimizer)
-        self._publisher = Publisher(directory, options, trial, self._failures.append)
+        self._warnings: list[str] = []
+        self._publisher = Publisher(
+            directory, options, trial, self._failures.append, self._warnings.append
+        )
+        self._declined: int | None = None
         self._prepared = 0.0
         self._was_noticed = False
         self._told: set[str] = set()
@@ -192,7 +196,15 @@ class Pipeline:
         except Exception as error:
             self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
             return True
+        if not answer and (moment.epoch is None or moment.epoch != self._declined):
+            self._declined = moment.epoch  # After seconds, it may be asked after each batch.
+            self.say(moment.epoch, "not exported, because `only_if` returned False.")
         return not answer
+
+    def say(self, epoch: int | None, text: str) -> None:
+        """Print a line about an epoch with ``verbose=1``, in the process that publishes."""
+        if self._options.verbose and self._backend.is_publisher(self.model):
+            texts.say(texts.about(epoch, text))
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """Return the best value of a metric in the base directory, or None.
@@ -230,7 +242,9 @@ class Pipeline:
         self.report_failures()
 
     def report_failures(self) -> None:
-        """Raise or warn of the errors since the last report."""
+        """Issue the warnings since the last report, and raise or warn of the errors."""
+        for warning in [self._warnings.pop(0) for _ in range(len(self._warnings))]:
+            warnings.warn(warning, stacklevel=3)
         failures = [self._failures.pop(0) for _ in range(len(self._failures))]
         if not failures:
             return
@@ -278,8 +292,8 @@ class Pipeline:
         if waited > _NOTICEABLE and not self._was_noticed:
             self._was_noticed = True
             warnings.warn(
-                f"Training waited {duration(waited)} for earlier versions to be written. Exports "
-                f"come faster than '{self._directory.path}' takes them. Export less often, or to a "
-                "faster disk.",
+                f"Training waited {texts.duration(waited)} for earlier versions to be written. "
+                f"Exports come faster than '{self._directory.path}' takes them. Export less often, "
+                "or to a faster disk.",
                 stacklevel=4,
             )

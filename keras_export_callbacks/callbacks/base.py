@@ -46,6 +46,9 @@ class ExportCallback(Keras3Callback):
         self._held: Future[State] | None = None
         self._is_resumed = False
         self._is_told_of_resuming = False
+        # How many versions there were when training started, and why there is none since.
+        self._count = 0
+        self._why_none = ""
         self._is_copy = False
         self._store.check()
 
@@ -126,6 +129,8 @@ class ExportCallback(Keras3Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self._epoch = self._held = None
         self._running.finish()
+        if len(self._running.exports) == self._count:
+            self._running.say(None, f"Nothing was exported to '{self.base_dir}': {self._why_none}.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: the options and records, but no model and no threads."""
@@ -169,7 +174,9 @@ class ExportCallback(Keras3Callback):
     ) -> bool:
         """Export, unless `only_if` keeps it from being made. Return whether it was allowed."""
         if self._running.declines(moment):
+            self._why_none = "`only_if` did not return True"
             return False
+        self._why_none = "the last version was not published"
         # A resumed training may repeat any version after its checkpoint. A training that
         # starts anew may repeat the newest one, if it was killed before a checkpoint.
         unless: Unless = "any" if self._is_resumed else "newest"
@@ -177,6 +184,7 @@ class ExportCallback(Keras3Callback):
         return True
 
     def _start(self, moment: Moment) -> None:
+        self._count, self._why_none = len(self._running.exports), "no export was due"
         self._is_resumed = bool(moment.step)
         self._begin(moment)
 
