@@ -13,14 +13,14 @@ SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.t
 test: lint types pytest
 
 pytest: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
 
 # Keras runs on one backend in a process.
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
 
-# Servers of object stores on this machine; minutes.
+# All tests with servers of object stores, of which `test` leaves out the slow ones.
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 
@@ -29,7 +29,7 @@ pytest-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
 
 test-fast: lint
-	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 
 # The lower bounds in pyproject.toml. JAX needs a newer TensorFlow.
 test-oldest:
@@ -47,6 +47,7 @@ test-recipes: $(VENV)/installed
 readers: $(VENV)/installed
 	$(PIP) ".[readers]"
 	$(BIN)/pytest tests/e2e/test_readers.py -s
+	KERAS_BACKEND=jax $(BIN)/pytest tests/on_jax/test_readers.py -s
 
 # Models of keras.applications and keras-hub, through the comparison and back; and training that goes on
 # with every optimizer and layer.

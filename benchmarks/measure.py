@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from models import Trainee, data
 from plan import EPOCHS, FLOOR, Sample
 
 BATCH = 32
+
+# How many exports have a training step right after them that is timed.
+STEPS_BESIDE = 5
 
 # Files that do not hold the values of variables.
 GRAPH_FILES = {"saved_model.pb", "fingerprint.pb", "export.json", "variables.index"}
@@ -52,6 +55,14 @@ def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Itera
         if epoch == 0:
             sample = {name: seconds + preparing for name, seconds in sample.items()}
         yield {**sample, **_sizes(_newest(directory)), "rss": _resident_memory()}
+        _settle(directory)
+    for epoch in range(count, count + STEPS_BESIDE):
+        alone = _time(trainee.step)
+        way.callback.on_epoch_begin(epoch)
+        way.callback.on_epoch_end(epoch, {"loss": 1.0})
+        beside = _time(trainee.step)
+        way.wait()
+        yield {"step": alone, "step_beside": beside}
         _settle(directory)
     yield {"changed_bytes": trainee.changed_bytes()}
 
@@ -168,6 +179,12 @@ def _export(way: Method, epoch: int) -> Sample:
     returned = time.perf_counter()
     way.wait()
     return {"stall": returned - start, "servable": time.perf_counter() - start}
+
+
+def _time(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def _newest(directory: Path) -> Path:

@@ -30,7 +30,7 @@ class Trainee:
 
     def arrays(self) -> list[Any]:
         """Return the values of `variables`, without copying them."""
-        return [np.asarray(variable.value.read_value()) for variable in self.variables()]
+        return [np.asarray(variable.value) for variable in self.variables()]
 
     def changed_bytes(self) -> int:
         """Return the size of the variables that a step changes, in bytes."""

@@ -1,6 +1,6 @@
 """Measure this library, its alternatives, and the best that the machine can do.
 
-Usage: python benchmarks/run.py [--only 'mobilenet/*'] [--quick] [--json FILE]
+Usage: python benchmarks/run.py [--only 'mobilenet/*'] [--backend jax] [--quick] [--json FILE]
 
 Each model and method runs in processes of its own, one after the other. Do not run
 anything else on the machine.
@@ -29,7 +29,7 @@ from table import show
 from targets import targets
 
 _HERE = Path(__file__).parent
-_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def main() -> int:
@@ -38,7 +38,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     size = QUICK if options.quick else Size()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    machine = describe(options.directory)
+    os.environ["KERAS_BACKEND"] = options.backend
+    machine = describe(options.directory) | {"backend": options.backend}
     start = time.perf_counter()
     results = _measure(jobs(options.only), size, options.directory)
     machine["minutes"] = f"{(time.perf_counter() - start) / 60:.0f}"
@@ -59,6 +60,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--only", nargs="+", default=["*"], metavar="MODEL/METHOD", help="such as 'mobilenet/*'"
+    )
+    parser.add_argument(
+        "--backend", default="tensorflow", choices=("tensorflow", "jax"), help="of Keras"
     )
     parser.add_argument("--quick", action="store_true", help="measure less of everything, roughly")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from plan import EPOCHS, FLOOR, METHODS, MODELS, Result, ratio
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from targets import Target
 
@@ -41,7 +42,7 @@ def _table(title: str, results: Iterable[Result], columns: list[Column]) -> Tabl
         if result.runs:
             table.add_row(name, *(value(result) for _, value in columns))
         if result.problem:
-            table.add_row(f"{name}: {result.problem}")
+            table.add_row(escape(f"{name}: {result.problem}"))
     return table
 
 
@@ -89,6 +90,8 @@ _EXPORT_COLUMNS: list[Column] = [
     ("servable after", lambda r: time(r.later("servable"))),
     ("bytes", lambda r: size(_first_or_later(r, "bytes"))),
     ("new bytes", lambda r: size(r.later("new_bytes"))),
+    ("step", lambda r: time(r.later("step"))),
+    ("step after", lambda r: time(r.later("step_beside"))),
     ("stall ×", lambda r: number(r.growth("stall"))),
     ("memory ×", lambda r: number(r.growth("rss"))),
     ("saved_model.pb ×", lambda r: number(r.growth("graph_bytes"))),

@@ -6,15 +6,14 @@ Exit codes: 0 success, 1 failure, 2 usage error.
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
+import itertools
 import json
 import os
 import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ import click
 from rich.cells import cell_len, set_cell_size
 
 from . import texts
-from .archive.errors import DamagedVersionError, ExportError, NewerVersionError
+from .archive.errors import DamagedVersionError, ExportError
 from .archive.store.directory import ExportDirectory
 from .archive.store.files import Progress
-from .archive.store.objective import Mode
-from .archive.store.record import WARMUP, ExportRecord
+from .archive.store.garbage import no_garbage_collection
+from .archive.store.objective import Mode, Objective
+from .archive.store.record import WARMUP, ExportRecord, standing
 from .archive.store.remote import VersionPath
-from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy
-from .archive.store.store import version_path
+from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy, removals
+from .archive.store.store import Store, absolute_path, open_store, version_path
+from .archive.store.versions import MANIFEST, parse
 
 
 class _Group(click.Group):
@@ -40,7 +41,7 @@ class _Group(click.Group):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_in_one_line(), _warnings_in_one_line(), _no_garbage_collection():
+        with _errors_in_one_line(), _warnings_in_one_line(), no_garbage_collection():
             return super().invoke(ctx)
 
 
@@ -70,18 +71,6 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Turn off garbage collection. It would double the run time, and find little to free."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _tell(error: str, kind: str = "Error") -> None:
     click.echo(f"{kind}: {_printable(' '.join(error.split()))}", err=True)
 
@@ -100,12 +89,35 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
     return directory
 
 
+def _base_or_version(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
+    """Return the base directory. Its version comes next, if `value` names one, as BASE/12."""
+    with contextlib.suppress(ExportError):
+        path, version = version_path(value)
+        base = ExportDirectory(path.parent)
+        if base.store.has(version):
+            ctx.meta[_NAMED] = version
+            return base
+    return _existing_directory(ctx, param, value)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    named: int | None = ctx.meta.get(_NAMED)
+    if named is not None and value is not None:
+        raise click.BadParameter(f"Received the version {value}, and a path of version {named}.")
+    if named is None and value is None and param.required:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return named if value is None else value
+
+
 def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -> VersionPath:
     try:
-        path, _ = version_path(value)
+        path = absolute_path(value)
+        if parse(path.name) is None and open_store(path).stat(MANIFEST) is None:
+            version_path(value)  # It says what was expected.
     except ExportError as error:
         raise click.BadParameter(str(error)) from error
-    _existing_directory(ctx, param, str(path.parent))
+    if parse(path.name) is not None:
+        _existing_directory(ctx, param, str(path.parent))
     return path
 
 
@@ -116,16 +128,29 @@ def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [version for version in versions if version.startswith(incomplete)]
 
 
+# The key under which the context holds the version in the path BASE/VERSION.
+_NAMED = "keras_export_callbacks.version"
+
 _DIRECTORY = click.Path(file_okay=False)
 _BASE = click.argument("base", type=_DIRECTORY, callback=_existing_directory)
-_VERSION = click.argument("version", type=int, required=False, shell_complete=_versions_there)
+_BASE_OR_VERSION = click.argument("base", type=_DIRECTORY, callback=_base_or_version)
+_VERSION = click.argument(
+    "version", type=int, required=False, callback=_version, shell_complete=_versions_there
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_MONITOR = click.option("--monitor", help="The metric's name, such as val_accuracy.")
+_MODE = click.option(
+    "--mode", type=click.Choice(["min", "max"]), help="min if lower is better, else max."
+)
 
 
 @click.group(cls=_Group)
 @click.version_option(package_name="keras-export-callbacks")
 def main() -> None:
     """Look after a directory of exported model versions.
+
+    BASE is the directory that holds the versions, or the URL of one in a bucket, such as
+    s3://bucket/served. A version may also be given as BASE/12.
 
     Exit codes: 0 success, 1 failure, 2 usage error.
     """
@@ -134,26 +159,40 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # The locale may lack "→" or "…".
 
 
-@main.command("list")
+@main.command("list", epilog="Example: keras-exports list served/classifier")
 @_BASE
 @_JSON
 def list_(base: ExportDirectory, as_json: bool) -> None:
-    """List the versions in BASE, oldest first."""
+    """List the versions in BASE, oldest first.
+
+    The last column says which version is the newest, which is the best by a metric that
+    versions were exported for, and which were withdrawn by a rollback.
+    """
     records = {record.version: record for record in base.records()}
     if as_json:
         _print_json([_content(records[version]) for version in sorted(records)])
         return
+    versions = base.versions()
+    notes = _notes(versions, list(records.values()))
     rows: list[Sequence[str]] = [
-        ("version", "published", "epoch", "step", "reason", "metric", "size")
+        ("version", "published", "epoch", "step", "reason", "metric", "size", "note")
     ]
-    rows += [(str(version), *_row(records.get(version))) for version in base.versions()]
+    rows += [
+        (str(version), *_row(records.get(version)), ", ".join(notes[version]))
+        for version in versions
+    ]
     title, *lines = _columns(rows)
     click.secho(title, bold=True)
-    click.echo("\n".join(lines), nl=bool(lines))
+    if not versions:
+        click.echo(_no_versions(base), err=True)
+        return
+    click.echo("\n".join(lines))
+    count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
+    click.echo(f"{count}, {texts.size(_disk_space(base, records))}")
 
 
-@main.command()
-@_BASE
+@main.command(epilog="Example: keras-exports show served/classifier/12")
+@_BASE_OR_VERSION
 @_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -174,98 +213,129 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-@main.command()
-@_BASE
+@main.command(epilog="Example: keras-exports verify served/classifier")
+@_BASE_OR_VERSION
 @_VERSION
-def verify(base: ExportDirectory, version: int | None) -> None:
+@_JSON
+def verify(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     """Compare every byte of a VERSION in BASE with what was published.
 
     By default, compare all versions.
     """
     versions = _some_versions(base) if version is None else [version]
-    failed = 0
+    found = {}
     for number in versions:
         with _progress(f"Version {number}", _size(base, number)) as progress:
-            problems = base.verify(number, progress)
-        failed += bool(problems)
-        click.echo(f"{number}: {'; '.join(problems) or 'ok'}")
-    if failed:
+            found[number] = base.verify(number, progress)
+        if not as_json:
+            click.echo(f"{number}: {'; '.join(found[number]) or 'ok'}")
+    if as_json:
+        _print_json([{"version": number, "problems": found[number]} for number in found])
+    if any(found.values()):
         sys.exit(1)
 
 
-@main.command()
+@main.command(epilog="Example: keras-exports best served/classifier --monitor val_loss --mode min")
 @_BASE
-@click.option("--monitor", required=True, help="The metric's name, such as val_accuracy.")
-@click.option("--mode", required=True, type=click.Choice(["min", "max"]))
-def best(base: ExportDirectory, monitor: str, mode: Mode) -> None:
-    """Print the number of the version in BASE with the best value of a metric."""
-    click.echo(_best(base, monitor, mode).version)
+@_MONITOR
+@_MODE
+def best(base: ExportDirectory, monitor: str | None, mode: Mode | None) -> None:
+    """Print the number of the version in BASE with the best value of a metric.
+
+    By default, it is the metric that the versions were exported for.
+    """
+    click.echo(_best(base, _objective(base, monitor, mode)).version)
 
 
-@main.command()
+@main.command(epilog="Example: keras-exports prune served/classifier --keep-latest 5 --keep-best 1")
 @_BASE
 @click.option("--keep-latest", type=click.IntRange(1), help="Keep this many of the newest.")
 @click.option("--keep-best", type=click.IntRange(1), help="Keep this many of the best.")
-@click.option("--monitor", help="The metric for --keep-best.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="min if lower is better, else max.")
+@_MONITOR
+@_MODE
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(
     base: ExportDirectory,
     keep_latest: int | None,
     keep_best: int | None,
     monitor: str | None,
     mode: Mode | None,
+    dry_run: bool,
 ) -> None:
-    """Remove the versions in BASE that no option keeps. The newest version always stays."""
+    """Remove the versions in BASE that no option keeps. The newest version always stays.
+
+    By default, --keep-best takes the metric that the versions were exported for.
+    """
     if keep_best is None and (monitor is not None or mode is not None):
         raise click.UsageError("--monitor and --mode need --keep-best.")
     policies: list[RetentionPolicy] = []
     if keep_latest is not None:
         policies.append(KeepLatest(keep_latest))
     if keep_best is not None:
-        if monitor is None or mode is None:
-            raise click.UsageError("--keep-best needs --monitor and --mode.")
-        _best(base, monitor, mode)  # Fail if no version has the metric. None would be kept.
-        policies.append(KeepBest(keep_best, monitor=monitor, mode=mode))
+        objective = _objective(base, monitor, mode)
+        _best(base, objective)  # Fail if no version has the metric. None would be kept.
+        policies.append(KeepBest(keep_best, monitor=objective.monitor, mode=objective.mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
     policy = policies[0]
     for other in policies[1:]:
         policy = policy | other
-    removed = base.prune(policy)
-    click.echo(f"Removed {', '.join(map(str, removed)) or 'nothing'}.")
+    removed = removals(policy, base.records()) if dry_run else base.prune(policy)
+    done = "Would remove" if dry_run else "Removed"
+    click.echo(f"{done} {', '.join(map(str, removed)) or 'nothing'}.")
 
 
-@main.command()
+@main.command(
+    epilog="Example: keras-exports publish trials/trial_3/execution_0/7 served/classifier"
+)
 @click.argument("source", type=_DIRECTORY, callback=_version_directory)
 @click.argument("base", type=_DIRECTORY, callback=_directory)
 def publish(source: VersionPath, base: ExportDirectory) -> None:
-    """Publish a copy of the version directory SOURCE as the next version in BASE."""
-    _publish(base, source)
+    """Publish a copy of the version directory SOURCE as the next version in BASE.
 
-
-@main.command()
-@_BASE
-@_VERSION
-def rollback(base: ExportDirectory, version: int | None) -> None:
-    """Publish an older VERSION again, by default the version before the newest.
-
-    Run it again to go back one more.
+    SOURCE may have any name, as a downloaded copy has.
     """
-    if version is not None:
-        if version == _newest(base):
-            raise ExportError(f"Version {version} is already the newest in '{base.path}'.")
-        _publish(base, base.record(version).path)
-        return
-    before = _before_newest(base)
-    try:
-        _publish(base, base.record(before).path)
-    except (DamagedVersionError, NewerVersionError) as error:
-        raise ExportError(
-            f"{error} Pass the VERSION to go back to, instead of {before}."
-        ) from error
+    path = _printable(str(base.publish(os.fspath(source)).path))
+    _say_published(path, path)
 
 
-@main.command()
+@main.command(epilog="Example: keras-exports rollback served/classifier")
+@_BASE_OR_VERSION
+@_VERSION
+@_JSON
+def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
+    """Publish an older VERSION again, and withdraw the versions after it.
+
+    By default, it is the version before the newest. Run it again to go back one more.
+    Withdrawn versions stay, but do not count as the best any more.
+    """
+    record = base.rollback(version)
+    path = _printable(str(record.path))
+    withdrawn = ", ".join(map(str, record.withdrawn)) or "nothing"
+    said = f"Published version {record.copied_from} again as '{path}'. Withdrew {withdrawn}."
+    if as_json:
+        content = {
+            "path": str(record.path),
+            "version": record.version,
+            "copied_from": record.copied_from,
+            "withdrawn": record.withdrawn,
+        }
+        said = json.dumps(content, indent=1)
+    _say_published(path, said)
+
+
+@main.command(epilog="Example: keras-exports diff served/classifier 11 12")
+@_BASE
+@click.argument("a", type=int, shell_complete=_versions_there)
+@click.argument("b", type=int, shell_complete=_versions_there)
+def diff(base: ExportDirectory, a: int, b: int) -> None:
+    """Show in what the versions A and B in BASE differ: metrics, endpoints, files."""
+    before, after = base.record(a), base.record(b)
+    rows = [("", str(a), str(b)), *_differences(base, before, after)]
+    click.echo("\n".join(_columns(rows)) if len(rows) > 1 else "There is no difference.")
+
+
+@main.command(epilog="Example: keras-exports download s3://bucket/served/classifier 12 model")
 @_BASE
 @click.argument("version", type=int, shell_complete=_versions_there)
 @click.argument("to", type=click.Path())
@@ -279,11 +349,17 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
     click.echo(_printable(str(path)))
 
 
-@main.command("serving-config")
+@main.command(
+    "serving-config",
+    epilog="Example: keras-exports serving-config served/classifier --base-path /models/classifier",
+)
 @_BASE
 @click.option("--name", help="The model's name, by default the directory's.")
+@click.option("--base-path", help="The server's path of BASE, by default the same path.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION", help="Such as stable=7.")
-def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, ...]) -> None:
+def serving_config(
+    base: ExportDirectory, name: str | None, base_path: str | None, labels: tuple[str, ...]
+) -> None:
     """Print a model_config_file for TensorFlow Serving, with labels for versions."""
     pairs = [label.partition("=") for label in labels]
     if any(not text or not number.isascii() or not number.isdecimal() for text, _, number in pairs):
@@ -295,16 +371,18 @@ def serving_config(base: ExportDirectory, name: str | None, labels: tuple[str, .
     if not name:
         raise click.UsageError("The model has no name. Pass one, such as --name classifier.")
     try:
-        click.echo(_serving_config(base, name, chosen))
+        click.echo(
+            _serving_config(str(base.path) if base_path is None else base_path, name, chosen)
+        )
     except UnicodeEncodeError as error:
         raise click.UsageError(
             f"Received {error.object!a}. Expected text that UTF-8 can encode."
         ) from error
 
 
-def _serving_config(base: ExportDirectory, name: str, labels: Mapping[str, int]) -> str:
+def _serving_config(base_path: str, name: str, labels: Mapping[str, int]) -> str:
     """Return a `ModelServerConfig` as text (TensorFlow Serving: model_server_config.proto)."""
-    lines = [f"name: {_quoted(name)}", f"base_path: {_quoted(str(base.path))}"]
+    lines = [f"name: {_quoted(name)}", f"base_path: {_quoted(base_path)}"]
     lines.append('model_platform: "tensorflow"')
     if labels:
         versions = " ".join(f"versions: {version}" for version in sorted(set(labels.values())))
@@ -321,10 +399,9 @@ def _quoted(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def _publish(base: ExportDirectory, source: VersionPath) -> None:
-    path = _printable(str(base.publish(os.fspath(source)).path))
+def _say_published(path: str, text: str) -> None:
     try:
-        click.echo(path)
+        click.echo(text)
     except OSError as error:
         # The version is published. If the command failed, a script might publish it again.
         _tell(f"Published as '{path}', which cannot be printed: {error}.")
@@ -356,35 +433,102 @@ def _progress(label: str, size: int | None) -> Iterator[Progress]:
         yield lambda count: bar.advance(task, count)
 
 
-def _best(base: ExportDirectory, monitor: str, mode: Mode) -> ExportRecord:
-    record = base.best(monitor, mode)
+def _objective(base: ExportDirectory, monitor: str | None, mode: Mode | None) -> Objective:
+    """Return the metric that the options name, or the one that versions were exported for."""
+    if monitor is not None and mode is not None:
+        return Objective(monitor, mode)
+    known = {record.objective for record in base.records() if record.objective is not None}
+    fitting = [
+        objective
+        for objective in known
+        if monitor in (None, objective.monitor) and mode in (None, objective.mode)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        metric = "" if monitor is None else f" {monitor!r}"
+        raise click.UsageError(
+            f"The versions in '{base.path}' were exported for no metric{metric}, so give "
+            "--monitor and --mode."
+        )
+    texts_of = sorted(f"--monitor {each.monitor} --mode {each.mode}" for each in fitting)
+    raise click.UsageError(f"Versions were exported for several metrics: {'; '.join(texts_of)}.")
+
+
+def _best(base: ExportDirectory, objective: Objective) -> ExportRecord:
+    record = base.best(objective.monitor, objective.mode)
     if record is None:
-        raise ExportError(f"No version in '{base.path}' has the metric {monitor!r}.")
+        raise ExportError(f"No version in '{base.path}' has the metric {objective.monitor!r}.")
     return record
 
 
-def _before_newest(base: ExportDirectory) -> int:
-    """Return the version that a rollback publishes by default.
+def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int, list[str]]:
+    """Return what is special about each version."""
+    notes: dict[int, list[str]] = {version: [] for version in versions}
+    if versions:
+        notes[versions[-1]].append("newest")
+    counting = standing(records)
+    objectives = {record.objective for record in records if record.objective is not None}
+    for objective in sorted(objectives, key=lambda each: (each.monitor, each.mode)):
+        record = objective.best(counting)
+        if record is not None and record.version in notes:
+            which = "best" if len(objectives) == 1 else f"best {objective.monitor}"
+            notes[record.version].append(which)
+    for record in records:
+        if record.version in notes:
+            notes[record.version] += ["copy of " + record.copied_from] if record.copied_from else []
+    for version in {record.version for record in records} - {each.version for each in counting}:
+        if version in notes:
+            notes[version].append("withdrawn")
+    return notes
 
-    It is the version before the newest. If the newest version is a copy, it is the version
-    before the original. Thus each rollback goes back one more version.
-    """
-    newest = _newest(base)
-    original = min(_same_as(base, newest), default=newest)
-    earlier = [version for version in base.versions() if version < original]
-    if not earlier:
-        raise ExportError(f"'{base.path}' has no version before the newest.")
-    return earlier[-1]
+
+def _disk_space(base: ExportDirectory, records: Mapping[int, ExportRecord]) -> int:
+    """Return how many bytes all versions take. Files that they share count once."""
+    if not base.store.can_link:
+        return sum(record.bytes for record in records.values())
+    inodes: dict[int, int] = {}
+    for version in base.versions():
+        path = base.store.local_path(version)
+        inodes |= {} if path is None else _inodes(path)
+    return sum(inodes.values())
 
 
-def _same_as(base: ExportDirectory, version: int) -> list[int]:
-    """Return a version, its copies and its original, or an empty list if it has no record."""
-    # A copy differs from its original only in these fields.
-    contents = {
-        record.version: replace(record, version=0, created="", path=base.path)
-        for record in base.records()
-    }
-    return [number for number in contents if contents[number] == contents.get(version)]
+def _no_versions(base: ExportDirectory) -> str:
+    """Return the message about a base directory without versions, and say where there are some."""
+    below = list(itertools.islice(_bases_below(base.store, 3), 4))
+    text = f"There are no versions in '{base.path}'."
+    if below:
+        listed = ", ".join(f"'{path}'" for path in below[:3])
+        text += f" There are versions in {listed}{', …' if len(below) > 3 else ''}."
+    return text
+
+
+def _bases_below(store: Store, depth: int) -> Iterator[VersionPath]:
+    """Yield the base directories below a directory."""
+    for name in store.names():
+        if parse(name) is None and not name.startswith("."):
+            with contextlib.suppress(ExportError, OSError):
+                below = open_store(store.root / name)
+                if below.versions():
+                    yield below.root
+                elif depth > 1:
+                    yield from _bases_below(below, depth - 1)
+
+
+def _differences(
+    base: ExportDirectory, before: ExportRecord, after: ExportRecord
+) -> Iterator[tuple[str, str, str]]:
+    """Yield a name and two values for each difference of two versions."""
+    old, new = _described(base, before), _described(base, after)
+    for name in [*old, *(name for name in new if name not in old)]:
+        if name not in ("version", "path", "shared") and old.get(name) != new.get(name):
+            yield name, old.get(name, "–"), new.get(name, "–")
+    for name in sorted(before.files.keys() | after.files.keys()):
+        infos = before.files.get(name), after.files.get(name)
+        if infos[0] != infos[1]:
+            one, other = ("–" if info is None else texts.size(info.size) for info in infos)
+            yield name, one, other
 
 
 def _newest(base: ExportDirectory) -> int:
@@ -394,7 +538,7 @@ def _newest(base: ExportDirectory) -> int:
 def _some_versions(base: ExportDirectory) -> list[int]:
     versions = base.versions()
     if not versions:
-        raise ExportError(f"There are no versions in '{base.path}'.")
+        raise ExportError(_no_versions(base))
     return versions
 
 
@@ -413,7 +557,6 @@ def _row(record: ExportRecord | None) -> Iterable[str]:
 
 def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
     shared = _shared(base, record)
-    same = [str(version) for version in _same_as(base, record.version) if version != record.version]
     return {
         "version": str(record.version),
         "path": str(record.path),
@@ -427,7 +570,8 @@ def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
         "warm-up requests": "included" if WARMUP in record.files else "none",
         "size": texts.size(record.bytes),
         **({"shared": shared} if shared else {}),
-        **({"same as": ", ".join(same)} if same else {}),
+        **({"copy of": record.copied_from} if record.copied_from else {}),
+        **({"withdrew": ", ".join(map(str, record.withdrawn))} if record.withdrawn else {}),
         "training waited": texts.duration(record.stall_seconds),
         "written in": texts.duration(record.write_seconds),
         "libraries": ", ".join(f"{name} {text}" for name, text in record.libraries.items()),
@@ -444,7 +588,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
     widths = [max(map(cell_len, column)) for column in columns]
     screen = _width()
-    for spare in ("published", "epoch", "step"):
+    for spare in ("published", "epoch", "step", "reason"):
         if sum(min(width, 12) + 2 for width in widths) - 2 > screen:
             index = [column[0] for column in columns].index(spare)
             del columns[index], widths[index]

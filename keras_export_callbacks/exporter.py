@@ -140,7 +140,7 @@ class Exporter:
     @property
     def exports(self) -> list[ExportRecord]:
         """The `ExportRecord`s of all versions published so far, oldest first."""
-        return self._pipeline.exports
+        return list(self._pipeline.exports)
 
     def export(
         self,

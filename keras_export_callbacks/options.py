@@ -41,9 +41,12 @@ class ExportOptions:
     sample_inputs: Any
     on_export: Callable[[ExportRecord], None] | None
     verbose: int
+    has_metric: bool = False
 
     def __post_init__(self) -> None:
-        as_policy(self.keep)
+        policy = as_policy(self.keep)
+        if policy is not None and policy.needs_metric and not self.has_metric:
+            policy.keeps([])  # It says what is missing.
         if self.log_dir is not None:
             object.__setattr__(self, "log_dir", check_log_dir(self.log_dir))
         if self.on_error not in ("raise", "warn"):

@@ -26,7 +26,15 @@ from .archive.store.directory import ExportDirectory
 from .archive.store.files import FileInfo, KnownFile
 from .archive.store.objective import Objective
 from .archive.store.publish import publish_record
-from .archive.store.record import WARMUP, ExportRecord, ParityInfo, TrialInfo, Weights
+from .archive.store.record import (
+    WARMUP,
+    ExportRecord,
+    ParityInfo,
+    TrialInfo,
+    Weights,
+    standing,
+)
+from .archive.store.retention import as_policy
 from .archive.store.verify import version_problems
 from .archive.writer import Reuse, Written, write
 from .options import ExportOptions
@@ -185,7 +193,7 @@ class Publisher:
         self._warn_of(damage)
         if self._trial is not None:
             records = [record for record in records if record.attempt == self._trial.attempt]
-        return _best_of(records, objective)
+        return _best_of(standing(records), objective)
 
     def _warn_of(self, damage: Iterable[ExportError]) -> None:
         """Warn once of each manifest that cannot be read, because its version does not count."""
@@ -293,8 +301,8 @@ class Publisher:
 
     def _sound_version(self) -> ExportRecord | None:
         """Return the newest version, or None if it is damaged or its files cannot be linked."""
-        if self._directory.store.local_path(1) is None:
-            return None  # A bucket has no files to link. Do not read its manifests for that.
+        if not self._directory.store.can_link:
+            return None
         record = self._directory.latest()
         if record is None or record.is_newer:
             return None
@@ -331,8 +339,9 @@ class Publisher:
 
     def _prune(self, record: ExportRecord) -> None:
         try:
-            if self._options.keep is not None:
-                self._directory.prune(self._options.keep)
+            policy = as_policy(self._options.keep)
+            if policy is not None:
+                self._directory.prune(policy.bound(record.objective))
         except OSError as error:
             self._on_warning(f"Old versions could not be removed: {error}.")
 

@@ -15,7 +15,7 @@ import keras_tuner
 
 from .archive.errors import ExportError, ExportTypeError, VersionNotFoundError
 from .archive.store.directory import ExportDirectory
-from .archive.store.record import ExportRecord, TrialInfo
+from .archive.store.record import ExportRecord, TrialInfo, standing
 from .archive.store.remote import VersionPath
 from .archive.store.store import absolute_path, open_store
 from .callbacks.base import ExportCallback
@@ -153,7 +153,7 @@ def _best_version(objective: Any, base_dir: VersionPath, trial_id: str) -> Expor
     records = [
         record
         for execution in _executions(base_dir, trial_id)
-        for record in ExportDirectory(execution).records()
+        for record in standing(ExportDirectory(execution).records())
     ]
     measured = [record for record in records if objective.has_value(record.metrics)]
     if not measured:

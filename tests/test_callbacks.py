@@ -24,6 +24,7 @@ from support.versions import rewrite_manifest
 
 from keras_export_callbacks import (
     ExportDirectory,
+    Exporter,
     ExportError,
     ExportEveryN,
     ExportOnImprove,
@@ -207,6 +208,15 @@ class TestOnImprove:
         assert again.exports == []
         assert ExportDirectory("base").versions() == [1]
 
+    def test_what_was_rolled_back_need_not_be_beaten(self) -> None:
+        fit([Logs("score", [0.3, 0.2]), self.callback()], epochs=2)
+        ExportDirectory("base").rollback()
+        again = self.callback()
+        fit([Logs("score", [0.25, 0.35]), again], epochs=2)
+        assert [record.value for record in again.exports] == [0.25]
+        best = ExportDirectory("base").best("score", "min")
+        assert best == again.exports[0]
+
     def test_what_another_writer_bettered_meanwhile_is_dropped(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -244,7 +254,7 @@ class TestOnImprove:
             fit([Logs("score", [0.4, 0.5]), again], epochs=2)
         assert len(told) == 1
         assert again.exports == []
-        with pytest.warns(UserWarning, match="It is not removed here"):
+        with pytest.warns(UserWarning, match="This directory is not removed"):
             fit([Logs("score", [0.2]), again])
         assert ExportDirectory("base").versions() == [1, 2]
 
@@ -265,6 +275,21 @@ class TestOnImprove:
             fit([Logs("score", [0.4, 0.4]), again], epochs=2)
         assert len(told) == 1
         assert [record.value for record in again.exports] == [0.4]
+
+    def test_keep_best_takes_the_monitored_metric(self) -> None:
+        callback = self.callback(keep=KeepBest(1))
+        fit([Logs("score", [0.5, 0.4, 0.3]), callback], epochs=3)
+        assert ExportDirectory("base").versions() == [3]
+        for make in (ExportEveryN, lambda base, keep: Exporter(base, classifier(), keep=keep)):
+            with pytest.raises(ExportError, match=r"Received KeepBest\(n=1.* KeepBest\(1,"):
+                make("base", keep=KeepBest(1))  # type: ignore[operator]
+
+    def test_with_a_baseline_no_manifest_is_read(self) -> None:
+        fit([Logs("score", [0.3]), self.callback()])
+        Path("base/1", MANIFEST).write_text("{")  # Else this is told.
+        again = self.callback(baseline=0.5)
+        fit([Logs("score", [0.4]), again])
+        assert [record.version for record in again.exports] == [2]
 
     def test_a_baseline_counts_instead_of_what_was_published(self) -> None:
         fit([Logs("score", [0.3]), self.callback()])

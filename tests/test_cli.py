@@ -16,9 +16,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from support.processes import run_python
-from support.versions import rewrite_manifest, tree, write_files, write_version
+from support.versions import (
+    FILES,
+    file_infos,
+    rewrite_manifest,
+    tree,
+    write_files,
+    write_version,
+)
 
-from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks import ExportDirectory, texts
 from keras_export_callbacks.archive.store.record import MANIFEST, ParityInfo
 from keras_export_callbacks.cli import main
 
@@ -49,18 +56,23 @@ def run(*args: Any, code: int = 0, env: dict[str, str] | None = None) -> Result:
 def test_list() -> None:
     write_files(BASE / "4", {"theirs": b""})
     lines = run("list", BASE).stdout.splitlines()
-    assert lines[0].split() == ["version", "published", "epoch", "step", "reason", "metric", "size"]
-    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    assert lines[0].split() == [
+        "version", "published", "epoch", "step", "reason", "metric", "size", "note",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[1:-1]] == ["1", "2", "3", "4"]
+    assert [line.split()[-1] for line in lines[2:5]] == ["best", "B", "newest"]
+    size = sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file())
+    assert lines[5] == f"4 versions, {texts.size(size)}"
     assert "loss=0.25" in lines[2]
     assert "no readable manifest" in lines[4]
-    narrow = run("list", BASE, env={"COLUMNS": "70"}).stdout.splitlines()
-    assert any(len(line) > 70 for line in lines)
-    assert all(len(line) <= 70 for line in narrow)
+    narrow = run("list", BASE, env={"COLUMNS": "76"}).stdout.splitlines()
+    assert any(len(line) > 76 for line in lines)
+    assert all(len(line) <= 76 for line in narrow)
     assert any("…" in line for line in narrow)
     narrower = run("list", BASE, env={"COLUMNS": "36"}).stdout.splitlines()
     assert all(len(line) <= 36 for line in narrower)
-    assert narrower[0].split() == ["version", "reason", "metric", "size"]
-    assert narrower[2].split()[-3:] == ["loss=0.25", "286", "B"]
+    assert narrower[0].split() == ["version", "metric", "size", "note"]
+    assert narrower[2].split()[1:] == ["loss=0.25", "286", "B", "best"]
 
 
 def test_a_command_leaves_the_garbage_collector_as_it_was() -> None:
@@ -87,7 +99,7 @@ def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
     assert "x: float32 (any, 3) → output_0: float32 of any shape" in text
     assert "metric loss" in text
     assert "with 2" in text.split("shared")[1].splitlines()[0]
-    assert re.search(r"^same as +2$", text, re.MULTILINE)
+    assert re.search(r"^copy of +2$", text, re.MULTILINE)
     assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
     assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
 
@@ -119,6 +131,9 @@ def test_verify() -> None:
     (BASE / "2" / "saved_model.pb").write_bytes(b"other")
     assert "2: 'saved_model.pb' has 5 bytes" in run("verify", BASE, code=1).stdout
     assert run("verify", BASE, 3).stdout == "3: ok\n"
+    found = json.loads(run("verify", BASE, "--json", code=1).stdout)
+    assert [item["version"] for item in found] == [1, 2, 3]
+    assert [len(item["problems"]) for item in found] == [0, 1, 0]
 
 
 def test_best() -> None:
@@ -138,10 +153,16 @@ def test_prune() -> None:
 
 def test_publish_and_roll_back() -> None:
     assert run("publish", BASE / "2", "served").stdout.strip() == str(Path("served/1").absolute())
-    assert run("rollback", BASE).stdout.strip().endswith("base/4")
+    said = f"Published version 2 again as '{BASE.absolute() / '4'}'. Withdrew 3.\n"
+    assert run("rollback", BASE).stdout == said
     assert ExportDirectory(BASE).record(4).metrics == {"loss": 0.25}
     # Not to the one that was taken back.
-    assert run("rollback", BASE).stdout.strip().endswith("base/5")
+    assert json.loads(run("rollback", BASE, "--json").stdout) == {
+        "path": str(BASE.absolute() / "5"),
+        "version": 5,
+        "copied_from": "1",
+        "withdrawn": [2, 3, 4],
+    }
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
     assert "no version before" in run("rollback", BASE, code=1).stderr
     assert "newest in" in run("rollback", BASE, 5, code=1).stderr
@@ -158,7 +179,7 @@ def test_what_does_not_verify_is_not_published() -> None:
     assert "saved_model.pb" in run("rollback", BASE, 1, code=1).stderr
     assert tree(BASE) == before
     (BASE / "2" / "saved_model.pb").write_bytes(b"other")
-    assert "Pass the VERSION to go back to, instead of 2." in run("rollback", BASE, code=1).stderr
+    assert "Pass the version to go back to, instead of 2." in run("rollback", BASE, code=1).stderr
 
 
 def test_what_is_published_but_cannot_be_printed_is_done() -> None:
@@ -193,8 +214,8 @@ def test_serving_config() -> None:
         ["show", BASE, "one"],
         ["prune", BASE],
         ["prune", BASE, "--keep-latest", 0],
-        ["prune", BASE, "--keep-best", 1],
-        ["best", BASE, "--monitor", "loss"],
+        ["prune", BASE, "--keep-best", 1, "--monitor", "acc"],
+        ["best", BASE, "--monitor", "acc"],
         ["best", BASE, "--monitor", "loss", "--mode", "most"],
         ["serving-config", BASE, "--label", "stable"],
         ["serving-config", BASE, "--name", ""],
@@ -229,7 +250,7 @@ def test_what_is_not_there_is_told_in_one_line(args: list[Any]) -> None:
 def test_a_damaged_manifest_is_told() -> None:
     (BASE / "3" / MANIFEST).write_text("{}")
     assert "cannot be used" in run("show", BASE, code=1).stderr
-    assert run("list", BASE).stdout.splitlines()[-1].split()[0] == "3"
+    assert run("list", BASE).stdout.splitlines()[-2].split()[0] == "3"
 
 
 class TestOfANewerVersion:
@@ -259,7 +280,7 @@ class TestOfANewerVersion:
         assert re.search(r"\nError: .*2' cannot be published: a later .*instead of 2\.$", error)
         error = run("publish", BASE / "2", BASE, code=1).stderr
         assert "Upgrade keras-export-callbacks" in error
-        assert run("rollback", BASE, 1).stdout.endswith("/4\n")
+        assert run("rollback", BASE, 1).stdout.endswith("/4'. Withdrew 2, 3.\n")
 
 
 def test_the_command_is_installed_and_imports_no_tensorflow() -> None:
@@ -337,7 +358,9 @@ def test_completion(typed: str, completed: list[str]) -> None:
 def test_an_empty_directory_has_no_versions() -> None:
     Path("empty").mkdir()
     assert "There are no versions in" in run("verify", "empty", code=1).stderr
-    assert len(run("list", "empty").stdout.splitlines()) == 1
+    listed = run("list", "empty")
+    assert len(listed.stdout.splitlines()) == 1
+    assert listed.stderr == f"There are no versions in '{Path('empty').absolute()}'.\n"
     assert run("list", "empty", "--json").stdout == "[]\n"
 
 
@@ -384,3 +407,85 @@ def test_a_terminal_shows_how_many_bytes_are_done() -> None:
     printed, shown = on_a_terminal("verify", "base", "2")
     assert printed.startswith("2: ")
     assert "Version 2" in shown
+
+
+def test_a_parent_directory_points_to_what_is_below() -> None:
+    for trial in range(5):
+        write_version(Path(f"trials/trial_{trial}/execution_0"), 1)
+    told = run("list", "trials").stderr
+    assert f"'{Path('trials/trial_0/execution_0').absolute()}'" in told
+    assert told.count("execution_0") == 3
+    assert told.endswith("….\n")
+
+
+def test_a_version_may_be_given_as_a_path() -> None:
+    assert json.loads(run("show", BASE / "2", "--json").stdout)["version"] == 2
+    assert run("verify", BASE / "2").stdout == "2: ok\n"
+    assert "Withdrew 2, 3." in run("rollback", BASE / "1").stdout
+    assert "a path of version 2" in run("show", BASE / "2", 3, code=2).stderr
+
+
+def test_a_list_marks_the_best_by_each_metric_copies_and_what_was_withdrawn() -> None:
+    write_version(BASE, 4, metrics={"acc": 0.5}, monitor="acc", mode="max", value=0.5)
+    run("rollback", BASE, 1)
+    lines = run("list", BASE).stdout.splitlines()[1:-1]
+    notes = [re.split(r" B +", line)[1:] for line in lines]
+    assert notes == [
+        ["best loss"],
+        ["withdrawn"],
+        ["withdrawn"],
+        ["withdrawn"],
+        ["newest, copy of 1"],
+    ]
+
+
+def test_the_metric_of_the_versions_is_the_default() -> None:
+    assert run("best", BASE).stdout == "2\n"
+    assert run("best", BASE, "--monitor", "loss").stdout == "2\n"
+    assert "for no metric 'acc'" in run("best", BASE, "--monitor", "acc", code=2).stderr
+    options = ["--keep-latest", 1, "--keep-best", 1]
+    assert run("prune", BASE, *options, "--dry-run").stdout == "Would remove 1.\n"
+    assert ExportDirectory(BASE).versions() == [1, 2, 3]
+    assert run("prune", BASE, *options).stdout == "Removed 1.\n"
+    write_version(BASE, 4, metrics={"acc": 0.5}, monitor="acc", mode="max", value=0.5)
+    several = run("best", BASE, code=2).stderr
+    assert "--monitor acc --mode max; --monitor loss --mode min." in several
+
+
+def test_a_copy_of_any_name_is_published() -> None:
+    run("download", BASE, 2, "copy")
+    assert run("publish", "copy", "served").stdout.strip() == str(Path("served/1").absolute())
+    record = ExportDirectory("served").record(1)
+    assert record.metrics == {"loss": 0.25}
+    assert record.copied_from == str(Path("copy").absolute())
+    Path("other").mkdir()
+    for wrong in ("other", "none"):
+        assert "whose name is its number" in run("publish", wrong, "served", code=2).stderr
+
+
+def test_diff() -> None:
+    run("publish", BASE / "2", BASE)
+    larger = FILES | {"saved_model.pb": b"larger graph"}
+    write_version(BASE, 5, files=file_infos(larger), metrics={"loss": 0.1})
+    text = run("diff", BASE, 2, 5).stdout
+    assert re.search(r"^metric loss +0.25 +0.1$", text, re.MULTILINE)
+    assert re.search(r"^saved_model.pb +\d+ B +12 B$", text, re.MULTILINE)
+    assert text.splitlines()[0].split() == ["2", "5"]
+    assert "x: float32" not in text
+
+
+def test_a_serving_config_for_a_path_in_a_container() -> None:
+    printed = run("serving-config", BASE, "--base-path", "/models/classifier").stdout
+    assert 'base_path: "/models/classifier"' in printed
+    assert 'name: "base"' in printed
+
+
+def test_every_help_text_has_an_example_that_is_a_command() -> None:
+    for name, command in main.commands.items():
+        text = " ".join(run(name, "--help").stdout.split())
+        example = text.partition("Example: keras-exports ")[2].split()
+        assert example[0] == name
+        ctx = command.make_context(name, [], resilient_parsing=True)
+        words = [word for word in example[1:] if not word.startswith("--")]
+        assert ctx.command.params
+        assert words

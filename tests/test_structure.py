@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -178,3 +179,9 @@ def test_other_names_are_not_there() -> None:
 
     with pytest.raises(AttributeError, match="has no attribute 'Exporters'"):
         _ = keras_export_callbacks.Exporters  # type: ignore[attr-defined]
+
+
+def test_every_folder_with_code_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {module.rpartition(".")[0] for module in SOURCES}
+    assert set(project["tool"]["setuptools"]["packages"]) == folders

@@ -44,7 +44,7 @@ class FailsOnce(keras_tuner.HyperModel):
 
 def test_a_search_with_executions_and_a_failing_trial() -> None:
     tuner = random_search(
-        ExportTrials(FailsOnce()), max_trials=6, executions_per_trial=2, max_retries_per_trial=1
+        ExportTrials(FailsOnce()), max_trials=4, executions_per_trial=2, max_retries_per_trial=1
     )
     search(
         tuner,
@@ -52,7 +52,7 @@ def test_a_search_with_executions_and_a_failing_trial() -> None:
         ExportEveryN("every", log_dir=None, keep=1),
     )
     best, every = exported("trials"), exported("every")
-    names = {(f"trial_{i}", f"execution_{k}") for i in range(6) for k in range(2)}
+    names = {(f"trial_{i}", f"execution_{k}") for i in range(4) for k in range(2)}
     assert set(best) == set(every) == names
     for (trial, execution), records in [*best.items(), *every.items()]:
         for record in records:
@@ -113,7 +113,7 @@ def test_a_trial_that_diverges_does_not_end_the_search(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "make",
     [
-        lambda m: keras_tuner.Hyperband(m, "val_loss", max_epochs=4, factor=2, directory="search"),
+        lambda m: keras_tuner.Hyperband(m, "val_loss", max_epochs=2, factor=2, directory="search"),
         lambda m: keras_tuner.BayesianOptimization(m, "val_loss", max_trials=3, directory="search"),
         lambda m: keras_tuner.GridSearch(m, "val_loss", max_trials=2, directory="search"),
     ],

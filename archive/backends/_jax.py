@@ -70,6 +70,9 @@ def _compiled() -> None:
 def held_array(variable: keras.Variable) -> Any:
     """The array in a variable. `variable.value` may be cast, or another one in a scope.
 
+    If each of several processes has a copy, it is that of this process. A program that gets
+    it does not need the others.
+
     Raises:
         ExportError: If the variable has no array.
     """
@@ -81,4 +84,6 @@ def held_array(variable: keras.Variable) -> Any:
             "`for variable, value in zip(model.trainable_variables, values): "
             "variable.assign(value)`."
         )
+    if isinstance(array, jax.Array) and array.is_fully_replicated:
+        return array if array.is_fully_addressable else array.addressable_data(0)
     return array

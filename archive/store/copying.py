@@ -20,7 +20,16 @@ from pathlib import Path
 
 from ..errors import StorageError
 from .files import relative_files
-from .versions import REMOVED, SAVED_MODEL, UNFINISHED, Numbers, is_marker, is_version, parse
+from .versions import (
+    MANIFEST,
+    REMOVED,
+    SAVED_MODEL,
+    UNFINISHED,
+    Numbers,
+    is_marker,
+    is_version,
+    parse,
+)
 
 # Each writer puts a marker file into the directory that it writes. The name of the marker begins
 # like this on this machine.
@@ -74,20 +83,22 @@ def publish_by_copying(
     return target
 
 
-def remove_in_place(version_dir: Path, after_mark: Callable[[], None] = lambda: None) -> None:
+def remove_in_place(version_dir: Path) -> None:
     """Delete a version file by file. It does not count as a version from the first step on.
 
     Args:
         version_dir: The directory of the version.
-        after_mark: Function that is called after the version is marked as removed, and
-            before anything is deleted.
 
     Raises:
         FileNotFoundError: If the directory does not exist.
     """
     os.listdir(version_dir)
-    (version_dir / f"{REMOVED}{uuid.uuid4().hex}").write_bytes(b"")
-    after_mark()
+    marker = version_dir / f"{REMOVED}{uuid.uuid4().hex}"
+    try:
+        # Readers that know the version look whether its manifest is still the same file.
+        os.rename(version_dir / MANIFEST, marker)
+    except OSError:
+        marker.write_bytes(b"")  # The version has no manifest.
     parts = [name for name in os.listdir(version_dir) if not is_marker(name)]
     parts.sort(key=lambda name: name != SAVED_MODEL)  # No server loads what is left then.
     for path in [*(version_dir / name for name in parts), version_dir]:

@@ -106,7 +106,7 @@ def fit(value: Any, hint: Any, *place: str) -> Any:
     """
     try:
         return msgspec.convert(_with_fitted_parts(value, hint, place), hint)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         reason = _reason(str(error), hint)
         raise ValueError(f"'{'.'.join(place)}' is {value!r:.80}, {reason}") from None
 
@@ -139,7 +139,10 @@ def _reason(message: str, hint: Any) -> str:
     """Return msgspec's message about a value. For a `Literal`, add the expected values."""
     kinds = [kind for kind in _members(hint) if typing.get_origin(kind) is Literal]
     choices = " or ".join(repr(value) for kind in kinds for value in typing.get_args(kind))
-    reason = message[0].lower() + message[1:].replace("`", "")
+    if "surrogates not allowed" in message:
+        message = "Expected another type, got str"
+    message = message.replace("`", "").replace(_TooLarge.__name__, "a number that is too large")
+    reason = message[0].lower() + message[1:]
     return f"{reason}, expected {choices}" if choices else reason
 
 

@@ -14,22 +14,24 @@ from typing import TypeAlias
 from ..errors import (
     DamagedVersionError,
     ExportError,
+    ExportValueError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
 from .download import download
 from .files import Identity, Progress, clear_errors, no_progress
+from .garbage import no_garbage_collection
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
-from .record import SCHEMA, ExportRecord, read_record
+from .record import SCHEMA, ExportRecord, read_record, standing
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
-from .store import Files, Store, open_store, version_path
+from .store import Files, Store, absolute_path, open_store, version_path
 from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
-from .versions import is_marker, parse
+from .versions import MANIFEST, is_marker, parse
 
 # The identity of a manifest, and the record that was read from it.
 _Known: TypeAlias = tuple[Identity | None, ExportRecord]
@@ -97,12 +99,13 @@ class ExportDirectory:
             mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
 
         Returns:
-            An `ExportRecord`, or None if no version has a value of the metric.
+            An `ExportRecord`, or None if no version has a value of the metric. Versions
+            that a rollback has withdrawn do not count.
 
         Raises:
             ExportValueError: If an argument cannot be used.
         """
-        return Objective(monitor, mode).best(self.records())
+        return Objective(monitor, mode).best(standing(self.records()))
 
     def record(self, version: int) -> ExportRecord:
         """Return the record of one version.
@@ -128,20 +131,22 @@ class ExportDirectory:
         surveyed, known_records = self._known
         if manifests == surveyed:
             return [record for _, record in known_records.values()], []
+        unread = [
+            version
+            for version, identity in sorted(manifests.items())
+            if identity is None or known_records.get(version, (None,))[0] != identity
+        ]
+        with no_garbage_collection():
+            read = [partial(self._try_to_read, version) for version in unread]
+            results = dict(zip(unread, side_by_side(read, self.store.reads_at_once), strict=True))
         found = {}
         damage = []
-        read = [
-            partial(self._try_to_read, version, identity, known_records.get(version))
-            for version, identity in sorted(manifests.items())
-        ]
-        # Reading a manifest in a bucket takes a request, so several are read at the same time.
-        is_far = not isinstance(self.path, Path)
-        results = side_by_side(read, 16) if is_far else [each() for each in read]
-        for version, result in zip(sorted(manifests), results, strict=True):
+        for version in sorted(manifests):
+            result = results[version] if version in results else known_records[version][1]
             if isinstance(result, DamagedVersionError):
                 damage.append(result)
             elif result is not None:
-                found[version] = result
+                found[version] = manifests[version], result
         # If a manifest was missing or could not be read, the next survey reads again.
         is_complete = len(found) == len(manifests) and None not in manifests.values()
         self._known = manifests if is_complete else None, found
@@ -215,8 +220,8 @@ class ExportDirectory:
         system allows it.
 
         Args:
-            source_version_path: The directory of the version to copy, in this or another
-                base directory. The version needs a manifest.
+            source_version_path: The directory of the version to copy. It may be in this or
+                another base directory, or a copy with any name. It needs a manifest.
 
         Returns:
             The `ExportRecord` of the new version.
@@ -225,8 +230,85 @@ class ExportDirectory:
             ExportError: If the version does not exist or does not verify, if a later
                 version of this library wrote it, or if nothing can be written here.
         """
-        source, version = version_path(source_version_path, "source_version_path=")
+        source = absolute_path(source_version_path)
+        if parse(source.name) is None and open_store(source).stat(MANIFEST) is not None:
+            return self._publish(open_store(source), str(source))
+        source, version = version_path(source, "source_version_path=")
         origin = ExportDirectory(source.parent)._files_of(version)
+        is_here = source.parent == self.path
+        return self._publish(origin, str(version) if is_here else str(source))
+
+    def rollback(self, version: int | None = None) -> ExportRecord:
+        """Publish an older version again, and withdraw the versions after it.
+
+        A model server then serves the older version. Withdrawn versions stay where they
+        are, but do not count as the best any more: `ExportOnImprove` does not have to beat
+        them, and `KeepBest` does not keep them.
+
+        Args:
+            version: Int. The number of the version to go back to. By default, it is the
+                version before the newest one that was not withdrawn. Thus each call goes
+                back one more version.
+
+        Returns:
+            The `ExportRecord` of the new version. Its `copied_from` and `withdrawn` say
+            what happened.
+
+        Raises:
+            ExportError: If there is no version to go back to, or if it cannot be published
+                again.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_export_callbacks import ExportDirectory, Exporter
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> with Exporter("rolled", model, log_dir=None) as exporter:
+        ...     records = [exporter.export().result() for _ in range(2)]
+        >>> record = ExportDirectory("rolled").rollback()
+        >>> record.version, record.copied_from, record.withdrawn
+        (3, '1', (2,))
+        """
+        versions = self.versions()
+        origins = self._origins(versions)
+        if not versions:
+            raise VersionNotFoundError(f"There are no versions in '{self.path}'.")
+        newest = versions[-1]
+        if version is None:
+            earlier = [each for each in versions if each < origins[newest]]
+            gone = {each for record in self.records() for each in record.withdrawn}
+            earlier = [each for each in earlier if each not in gone]
+            if not earlier:
+                raise VersionNotFoundError(f"'{self.path}' has no version before the newest.")
+            version = earlier[-1]
+            hint = f" Pass the version to go back to, instead of {version}."
+        else:
+            hint = ""
+            if version == newest:
+                raise ExportValueError(f"Version {version} is already the newest in '{self.path}'.")
+        files = self._files_of(version)
+        origin = origins.get(version, version)
+        withdrawn = [each for each in versions if each > origin and origins[each] != origin]
+        try:
+            return self._publish(files, str(version), withdrawn)
+        except (DamagedVersionError, NewerVersionError) as error:
+            raise type(error)(f"{error}{hint}") from error
+
+    def _origins(self, versions: Iterable[int]) -> dict[int, int]:
+        """Return the version that each version is a copy of, in this directory, or itself."""
+        origins: dict[int, int] = {}
+        records = {record.version: record for record in self.records()}
+        for version in sorted(versions):
+            record = records.get(version)
+            copied = (parse(record.copied_from or "") if record else None) or version
+            # A manifest may say anything, so only an older version counts.
+            origins[version] = origins.get(copied, copied) if copied < version else version
+        return origins
+
+    def _publish(
+        self, origin: Files, copied_from: str, withdrawn: Iterable[int] = ()
+    ) -> ExportRecord:
+        source = origin.root
         record = _record_in(origin)
         if record.is_newer:
             raise NewerVersionError(
@@ -246,7 +328,10 @@ class ExportDirectory:
             found = differences(open_store(staged), record.files)
             if problems := [*manifest_problems(origin), *found]:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
-            return publish_record(staged, replace(record, path=staged), self.store)
+            record = replace(
+                record, path=staged, copied_from=copied_from, withdrawn=tuple(withdrawn)
+            )
+            return publish_record(staged, record, self.store)
 
     def download(
         self, version: int, to: str | os.PathLike[str], progress: Progress = no_progress
@@ -279,20 +364,14 @@ class ExportDirectory:
                 self._told.add(record.path)
                 warnings.warn(_newer(record), stacklevel=4)
 
-    def _try_to_read(
-        self, version: int, identity: Identity | None, known: _Known | None
-    ) -> _Known | DamagedVersionError | None:
-        """Return the record of a version with the identity of its manifest.
-
-        The manifest is not read again if its identity is the same as in `known`.
+    def _try_to_read(self, version: int) -> ExportRecord | DamagedVersionError | None:
+        """Return the record of a version.
 
         Returns:
             The error if the manifest is damaged, or None if the version has no manifest.
         """
-        if known is not None and identity is not None and known[0] == identity:
-            return known
         try:
-            return identity, read_record(self.store.at(str(version)))
+            return read_record(self.store.at(str(version)))
         except FileNotFoundError:
             return None  # Another program wrote it, or it was removed meanwhile.
         except DamagedVersionError as error:

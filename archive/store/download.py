@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -13,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DamagedVersionError, ExportValueError
-from .files import FileInfo, Progress, counted, no_progress
+from .files import Progress, counted, no_progress
 from .record import read_record
 from .remote import VersionPath
 from .store import Files, open_store
 from .threads import side_by_side
-from .verify import OWN_FILES, manifest_problems, without_manifest
+from .verify import problems_of, unverifiable, without_manifest
 from .versions import is_marker
 
 
@@ -45,26 +44,16 @@ def download(version: Files, to: Path, progress: Progress = no_progress) -> Path
     except FileNotFoundError:
         raise DamagedVersionError(without_manifest(version.root)) from None
     if "files" in record.unread:
-        raise DamagedVersionError(
-            f"'{version.root}' cannot be verified: a later version of this library wrote its "
-            "manifest. Upgrade keras-export-callbacks."
-        )
+        raise DamagedVersionError(f"{unverifiable(record)}.")
     to.parent.mkdir(parents=True, exist_ok=True)
     partial_copy = to.with_name(f".{to.name}-{uuid.uuid4().hex}")
     try:
-        problems = manifest_problems(version)
-        names = {name for name in version.files() if not is_marker(name)}
-        problems += [f"{name!r} was added" for name in names - record.files.keys() - OWN_FILES]
-        problems += [f"{name!r} is missing" for name in record.files.keys() - names]
-        if not problems:
-            jobs = [
-                partial(_copy, version, name, partial_copy / name, record.files.get(name), progress)
-                for name in sorted(names)
-            ]
-            problems = [problem for problem in side_by_side(jobs) if problem is not None]
-        if problems:
+        names = [name for name in version.files() if not is_marker(name)]
+        copies = [partial(_copy, version, name, partial_copy / name, progress) for name in names]
+        side_by_side(copies, version.reads_at_once)
+        if problems := problems_of(open_store(partial_copy)):
             raise DamagedVersionError(
-                f"'{version.root}' cannot be downloaded: {'; '.join(sorted(problems))}."
+                f"'{version.root}' cannot be downloaded: {'; '.join(problems)}."
             )
         os.rename(partial_copy, to)
     finally:
@@ -82,25 +71,11 @@ def local_copy(path: VersionPath) -> Iterator[Path]:
         yield download(open_store(path), Path(directory, path.name))
 
 
-def _copy(
-    version: Files, name: str, target: Path, expected: FileInfo | None, progress: Progress
-) -> str | None:
-    """Copy a file. Return how it differs from what was published, or None."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _copy(version: Files, name: str, target: Path, progress: Progress) -> None:
+    """Copy a file if it is there. Missing files are found when the copy is verified."""
     status = version.stat(name)
-    if status is None:
-        return f"{name!r} is missing"
-    if status.size is None:
-        return f"{name!r} is not a regular file"
-    size, digest = 0, hashlib.sha256()
-    try:
-        with open(target, "xb") as file:
-            for block in counted(version.blocks(name), progress):
-                file.write(block)
-                digest.update(block)
-                size += len(block)
-    except FileNotFoundError:
-        return f"{name!r} is missing"
-    if expected is not None and (size, digest.hexdigest()) != (expected.size, expected.sha256):
-        return f"{name!r} has other contents than were published"
-    return None
+    if status is None or status.size is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError), open(target, "xb") as file:
+        file.writelines(counted(version.blocks(name), progress))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import ExportError, StorageError
+from .decoding import Size
 
 # The number of bytes of a file that are read at a time.
 BLOCK = 2**20
@@ -34,7 +35,7 @@ class FileInfo:
         sha256: The SHA-256 digest in hexadecimal.
     """
 
-    size: int
+    size: Size
     sha256: str
 
 
@@ -169,7 +170,7 @@ def relative_files(root: Path) -> Iterator[str]:
             yield Path(directory, name).relative_to(root).as_posix()
 
 
-def blocks_of(path: Path) -> Iterator[bytes]:
+def blocks_of(path: str | Path) -> Iterator[bytes]:
     """Yield the contents of a file in blocks."""
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

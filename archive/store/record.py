@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -55,8 +55,9 @@ OWN_EXTRA = (
     "variables.json",
 )
 
-# A manifest leaves out these keys if their value is None.
-_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project")
+# A manifest leaves out these keys if their value is None, and others if they are empty.
+_OPTIONAL = ("parity", "trial", "execution", "attempt", "hyperparameters", "project", "copied_from")
+_OPTIONAL_IF_EMPTY = ("withdrawn", "metadata")
 
 # This is far above the size of a real manifest. It keeps a hostile one from filling the memory.
 _MAX_BYTES = 16 * 2**20
@@ -170,6 +171,10 @@ class ExportRecord:
         attempt: How often the trial had been tried before.
         hyperparameters: The hyperparameters of the trial, by name.
         project: The directory of the search, which also has the score of the trial.
+        copied_from: What the version is a copy of: the number of a version in the same
+            base directory, or the path of a version elsewhere. None for an export.
+        withdrawn: The versions that a rollback withdrew when it published this version.
+            They do not count as the best any more.
         metadata: The `metadata` of the callback or `Exporter`, by name.
         schema: The schema of the manifest. If it is higher than the one this library
             writes, a later version of the library wrote the manifest.
@@ -202,6 +207,8 @@ class ExportRecord:
     attempt: Int64 | None = None
     hyperparameters: Mapping[str, Scalar] | None = None
     project: str | None = None
+    copied_from: str | None = None
+    withdrawn: tuple[Int64, ...] = ()
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
@@ -252,10 +259,27 @@ class ExportRecord:
         for name in _OPTIONAL:
             if content[name] is None:
                 del content[name]
-        if not self.metadata:
-            del content["metadata"]
+        for name in _OPTIONAL_IF_EMPTY:
+            if not content[name]:
+                del content[name]
         # A step or epoch may be an integer of NumPy, which `default` converts.
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
+
+
+def standing(records: Iterable[ExportRecord]) -> list[ExportRecord]:
+    """Return the records that no rollback has withdrawn.
+
+    Args:
+        records: The records of all versions in one base directory.
+    """
+    records = list(records)
+    # A manifest may say anything, but it withdraws only versions before its own.
+    withdrawn = {
+        version for record in records for version in record.withdrawn if version < record.version
+    }
+    if not withdrawn:
+        return records
+    return [record for record in records if record.version not in withdrawn]
 
 
 def manifest_digest(content: bytes) -> bytes:
@@ -272,16 +296,19 @@ def read_record(version: Files) -> ExportRecord:
         DamagedVersionError: If the manifest cannot be read, or if its contents are not what
             this library writes.
     """
-    path = version.root / MANIFEST
     try:
         status, content = version.read(MANIFEST, _MAX_BYTES + 1)
         # A link may lead out of the version, and a pipe may never end.
         if status.size is None:
-            raise DamagedVersionError(f"The manifest '{path}' is not a regular file.")
+            raise DamagedVersionError(
+                f"The manifest '{version.root / MANIFEST}' is not a regular file."
+            )
     except (FileNotFoundError, StorageError):
         raise  # The version has no manifest, or the whole store cannot be read.
     except OSError as error:
-        raise DamagedVersionError(f"The manifest '{path}' cannot be read: {error}.") from error
+        raise DamagedVersionError(
+            f"The manifest '{version.root / MANIFEST}' cannot be read: {error}."
+        ) from error
     return parse_record(content, version.root)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..checks import is_whole
 from ..errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
-from .record import ExportRecord
+from .record import ExportRecord, standing
 
 
 class RetentionPolicy:
@@ -29,6 +29,19 @@ class RetentionPolicy:
     def monitors(self) -> set[str]:
         """Return the names of the metrics that the choice depends on."""
         return set()
+
+    @property
+    def needs_metric(self) -> bool:
+        """Whether the policy takes its metric from a callback, by `bound`."""
+        return False
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        """Return this policy with the metric of a callback, where it names none.
+
+        Args:
+            objective: The metric that a version was exported for, or None.
+        """
+        return self
 
     def __or__(self, other: RetentionPolicy) -> RetentionPolicy:
         if not isinstance(other, RetentionPolicy):
@@ -66,31 +79,52 @@ class KeepBest(RetentionPolicy):
     """Keep the `n` versions with the best values of a metric.
 
     If two values are equal, the older version counts as better. This policy does not
-    keep versions whose manifest lacks the metric.
+    keep versions whose manifest lacks the metric, or that a rollback has withdrawn.
 
     Args:
         n: Int. The number of versions to keep, at least 1.
-        monitor: String. The metric's name in the manifests, such as ``"val_loss"``.
-        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+        monitor: String. The metric's name in the manifests, such as ``"val_loss"``. With
+            None, `ExportOnImprove` takes the metric that it watches.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better. Pass it
+            together with `monitor`.
 
     Raises:
         ExportValueError: If an argument cannot be used.
     """
 
     n: int
-    monitor: str
-    mode: Mode
+    monitor: str | None = None
+    mode: Mode | None = None
 
     def __post_init__(self) -> None:
         _check_count(self.n, "KeepBest")
-        Objective(self.monitor, self.mode)
+        if self.monitor is not None or self.mode is not None:
+            self._objective()
+
+    @property
+    def needs_metric(self) -> bool:
+        return self.monitor is None
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        if objective is None or not self.needs_metric:
+            return self
+        return KeepBest(self.n, objective.monitor, objective.mode)
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
-        ranked = Objective(self.monitor, self.mode).ranked(records)
+        ranked = self._objective().ranked(standing(records))
         return {record.version for record in ranked[: self.n]}
 
     def monitors(self) -> set[str]:
-        return {self.monitor}
+        return set() if self.monitor is None else {self.monitor}
+
+    def _objective(self) -> Objective:
+        if self.monitor is None or self.mode is None:
+            raise ExportValueError(
+                f"Received {self!r}. Expected a metric and its direction, such as "
+                f"KeepBest({self.n}, monitor='val_loss', mode='min'). Only `ExportOnImprove` has "
+                "a metric that it can take."
+            )
+        return Objective(self.monitor, self.mode)
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,13 @@ class KeepAny(RetentionPolicy):
 
     def monitors(self) -> set[str]:
         return {name for policy in self.policies for name in policy.monitors()}
+
+    @property
+    def needs_metric(self) -> bool:
+        return any(policy.needs_metric for policy in self.policies)
+
+    def bound(self, objective: Objective | None) -> RetentionPolicy:
+        return KeepAny(tuple(policy.bound(objective) for policy in self.policies))
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
         return set().union(*(policy.keeps(records) for policy in self.policies))
@@ -136,6 +177,8 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     - The best version by each objective that a version was exported for. The best value
       so far is read from the versions that exist. Without the best version, a worse value
       would count as the best.
+    - The version that a rollback published, as long as a version that it withdrew stays.
+      Without its manifest, the withdrawn version would count again.
     - Versions that a later version of this library wrote, because it may know a reason to
       keep them.
 
@@ -143,8 +186,12 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
         policy: The policy.
         records: The records of all versions.
     """
-    kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(records)
-    return sorted({record.version for record in records if not record.is_newer} - kept)
+    kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(standing(records))
+    kept |= {record.version for record in records if record.is_newer}
+    for record in sorted(records, key=lambda record: record.version):
+        if any(each in kept for each in record.withdrawn if each < record.version):
+            kept.add(record.version)
+    return sorted({record.version for record in records} - kept)
 
 
 def _bests(records: Sequence[ExportRecord]) -> set[int]:

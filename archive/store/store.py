@@ -28,6 +28,14 @@ class Files(Protocol):
     """
 
     @property
+    def can_link(self) -> bool:
+        """Whether `fetch` can make hard links, so that copies share their bytes."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many files should be read at the same time."""
+
+    @property
     def root(self) -> VersionPath:
         """The directory. It is a `Path` if it is in the local file system."""
 

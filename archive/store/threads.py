@@ -33,8 +33,10 @@ def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[
 
     Args:
         functions: the functions.
-        width: how many of them run at the same time.
+        width: how many of them run at the same time. A width of 1 needs no threads.
     """
+    if width == 1:
+        return [function() for function in functions]
     left = deque(enumerate(functions))
     results: dict[int, _T] = {}
 

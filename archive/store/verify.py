@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ..errors import DamagedVersionError
 from .files import FileInfo, Progress, counted, digest_of, first_bytes, no_progress
-from .record import MANIFEST, MANIFEST_DIGEST, manifest_digest, read_record
+from .record import MANIFEST, MANIFEST_DIGEST, ExportRecord, manifest_digest, read_record
 from .remote import VersionPath
 from .store import Files, open_store
 from .versions import SAVED_MODEL, is_marker
@@ -19,6 +19,7 @@ from .versions import SAVED_MODEL, is_marker
 # The manifest has no digests of these files, because `publish_record` writes them last.
 OWN_FILES = {MANIFEST, MANIFEST_DIGEST}
 
+_MISSING = "is missing"
 _EMPTY = FileInfo(0, hashlib.sha256().hexdigest())
 
 
@@ -43,10 +44,7 @@ def problems_of(version: Files, progress: Progress = no_progress) -> list[str]:
     except DamagedVersionError as error:
         return [str(error)]
     if "files" in record.unread:
-        return [
-            f"the files of '{version.root}' cannot be verified: a later version of this library "
-            f"wrote its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
-        ]
+        return [unverifiable(record)]
     return [*manifest_problems(version), *differences(version, record.files, progress)]
 
 
@@ -55,6 +53,14 @@ def without_manifest(version_dir: VersionPath) -> str:
     return (
         f"'{version_dir}' has no '{MANIFEST}'. Another program wrote this version, or the "
         "manifest was lost."
+    )
+
+
+def unverifiable(record: ExportRecord) -> str:
+    """Return the message about a version whose manifest has files that cannot be read."""
+    return (
+        f"the files of '{record.path}' cannot be verified: a later version of this library wrote "
+        f"its manifest (schema {record.schema}). Upgrade keras-export-callbacks"
     )
 
 
@@ -98,7 +104,12 @@ def differences(
         if name not in found:
             problems.append(f"{name!r} is missing")
         elif name not in expected:
-            if not is_marker(name) or _difference(version, name, _EMPTY, progress):
+            # The writer of a marker may remove it at any time.
+            is_nothing = is_marker(name) and _difference(version, name, _EMPTY, progress) in (
+                None,
+                _MISSING,
+            )
+            if not is_nothing:
                 problems.append(f"{name!r} was added")
         elif problem := _difference(version, name, expected[name], progress):
             problems.append(f"{name!r} {problem}")
@@ -109,7 +120,7 @@ def _difference(version: Files, name: str, expected: FileInfo, progress: Progres
     try:
         status = version.stat(name)
         if status is None:
-            return "is missing"
+            return _MISSING
         if status.size is None:
             return "is not a regular file"
         if status.size != expected.size:

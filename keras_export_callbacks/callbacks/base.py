@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,7 +11,6 @@ from .._keras import Keras3Callback
 from ..archive.errors import ExportError
 from ..archive.state.models import has_call
 from ..archive.store.directory import ExportDirectory
-from ..archive.store.objective import Objective
 from ..archive.store.record import ExportRecord, TrialInfo
 from ..archive.store.store import open_store
 from ..endpoints import standard_endpoints
@@ -123,7 +122,8 @@ class ExportCallback(Keras3Callback):
         self._running.report_failures()
         self._prepare()
         self._running.tell_of_unusable(logs or {})
-        self._consider(self._moment(logs))
+        moment = self._moment(logs)
+        self._export(moment, self._due(moment))
         self._held = None
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -165,23 +165,28 @@ class ExportCallback(Keras3Callback):
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
         return self._running.moment(self._epoch, logs or {})
 
-    def _export(
-        self,
-        moment: Moment,
-        reason: str,
-        objective: Objective | None = None,
-        is_wanted: Callable[[], bool] = lambda: True,
-    ) -> bool:
-        """Export, unless `only_if` keeps it from being made. Return whether it was allowed."""
+    def _export(self, moment: Moment, why: Why | None) -> bool:
+        """Export if there is a reason, and if `only_if` allows it. Return whether it was so.
+
+        If weights were held for validation, these are exported.
+        """
+        if why is None:
+            return False
         if self._running.declines(moment):
             self._why_none = "`only_if` did not return True"
             return False
         self._why_none = "the last version was not published"
-        # A resumed training may repeat any version after its checkpoint. A training that
-        # starts anew may repeat the newest one, if it was killed before a checkpoint.
-        unless: Unless = "any" if self._is_resumed else "newest"
-        self._running.submit(moment, Why(reason, objective, is_wanted, unless), self._held)
+        self._running.submit(moment, why, self._held)
         return True
+
+    @property
+    def _unless(self) -> Unless:
+        """Which versions an export may repeat. It is dropped if it is the same as one of them.
+
+        A resumed training may repeat any version after its checkpoint. A training that
+        starts anew may repeat the newest one, if it was killed before a checkpoint.
+        """
+        return "any" if self._is_resumed else "newest"
 
     def _start(self, moment: Moment) -> None:
         self._count, self._why_none = len(self._running.exports), "no export was due"
@@ -201,6 +206,6 @@ class ExportCallback(Keras3Callback):
         """Return whether this epoch may end with an export of the weights that were validated."""
         raise NotImplementedError
 
-    def _consider(self, moment: Moment) -> None:
-        """Export if it is time. If weights were held for validation, they are exported."""
+    def _due(self, moment: Moment) -> Why | None:
+        """Return why an export is due now, or None if it is not."""
         raise NotImplementedError

@@ -20,6 +20,7 @@ from ..endpoints import standard_endpoints
 from ..extra_files import ExtraFiles, Source
 from ..metrics import Sightings, averages_weights
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
+from ..publisher import Why
 from ..triggers import Moment, OnImprove
 from .base import ExportCallback
 
@@ -143,6 +144,7 @@ class ExportOnImprove(ExportCallback):
                 sample_inputs=sample_inputs,
                 on_export=on_export,
                 verbose=verbose,
+                has_metric=True,
             ),
         )
 
@@ -180,27 +182,28 @@ class ExportOnImprove(ExportCallback):
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Other metrics are measured during training.
 
-    def _consider(self, moment: Moment) -> None:
+    def _due(self, moment: Moment) -> Why | None:
         if self.monitor not in moment.metrics:
             self._why_none = f"{self.monitor} had no finite value"
             self._running.say(moment.epoch, f"not exported, because {self._why_none}.")
-            return
+            return None
         trigger = OnImprove(self._objective(), self._min_delta)
         try:
             best = self._best(trigger.objective)
         except StorageError as error:
             self._running.fail(error)  # Nobody knows whether this is the best.
-            return
+            return None
         if not trigger.is_due(moment, best):
             value = f"{self.monitor}={moment.metrics[self.monitor]:.6g}"
             self._running.say(moment.epoch, f"{value} did not improve from {best:.6g}.")
             self._why_none = f"no epoch was better than {self.monitor}={best:.6g}"
-            return
+            return None
 
         def still_improves() -> bool:
             """Compare again: another process may have published a better version by now."""
-            published = self._running.published_best(trigger.objective)
-            return self._baseline is not None or trigger.is_due(moment, published)
+            return self._baseline is not None or trigger.is_due(
+                moment, self._running.published_best(trigger.objective)
+            )
 
         if self._held is None and self._may_want_validated() and averages_weights(self.model):
             warnings.warn(
@@ -209,7 +212,7 @@ class ExportOnImprove(ExportCallback):
                 "weights that were measured.",
                 stacklevel=2,
             )
-        self._export(moment, trigger.reason, trigger.objective, still_improves)
+        return Why(trigger.reason, trigger.objective, still_improves, self._unless)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

@@ -25,6 +25,7 @@ from keras_export_callbacks import (
 
 # What Keras and keras-hub say of their own models.
 pytestmark = [
+    pytest.mark.zoo,
     pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer"),
     pytest.mark.filterwarnings("ignore:Gradients do not exist"),
     pytest.mark.filterwarnings("ignore:Layer .* looks like it has unbuilt state"),
@@ -48,9 +49,6 @@ APPLICATIONS = [
     "VGG16",
     "ConvNeXtTiny",
 ]
-
-# The one that every run of the tests takes.
-ALWAYS = ("MobileNetV2",)
 
 
 def application(name: str) -> Any:
@@ -83,13 +81,7 @@ def through_the_gate(build: Callable[[], Any], x: Any, **options: Any) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ALWAYS else pytest.mark.zoo)
-        for name in APPLICATIONS
-    ],
-)
+@pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name: str) -> None:
     shape = (2, 75, 75, 3) if name in ("InceptionV3", "Xception") else (2, 32, 32, 3)
     through_the_gate(lambda: application(name), RANDOM.random(shape, "float32"))
@@ -156,7 +148,6 @@ BACKBONES: dict[str, tuple[dict[str, Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbones(hub: Any, name: str) -> None:
     options, x = BACKBONES[name]
@@ -172,7 +163,6 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks(hub: Any, name: str) -> None:
     backbone, options = TASKS[name]
@@ -185,7 +175,6 @@ def test_tasks(hub: Any, name: str) -> None:
     through_the_gate(build, x, weighted_metrics=[])
 
 
-@pytest.mark.zoo
 def test_text_goes_in_through_a_tokenizer(hub: Any) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "quick", "fox"]
     tokenize = hub.models.BertTokenizer(vocabulary=words, sequence_length=6)

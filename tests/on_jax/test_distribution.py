@@ -2,75 +2,126 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
+from support.jax_distributed import (
+    OPTIONS,
+    batches,
+    build,
+    data_parallel,
+    model_parallel,
+    told,
+    train_on,
+)
 from support.processes import free_port
 
-from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks import ExportDirectory, Exporter, ExportEveryN, ExportOnImprove
 
 
-def started(*arguments: str, devices: int) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "KERAS_BACKEND": "jax",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "support.jax_distributed", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.mark.parametrize(
+    ("distribution", "kernel"), [(data_parallel, (None, None)), (model_parallel, (None, "model"))]
+)
+def test_variables_on_several_devices_are_exported_and_restored(
+    distribution: Callable[[list[str]], Any], kernel: tuple[Any, ...]
+) -> None:
+    with distribution(keras.distribution.list_devices()).scope():
+        (x, y), model = batches(), build()
+        best = ExportOnImprove("best", "loss", log_dir=None, sample_inputs=x[:8])
+        steps = ExportEveryN("steps", n=3, unit="batch", log_dir=None)
+        model.fit(x, y, epochs=3, callbacks=[best, steps], **OPTIONS)
+        array = model.layers[0].kernel.value
+        assert len(array.sharding.device_set) == 4
+        assert tuple(array.sharding.spec) == kernel
+        revived = tf.saved_model.load(str(best.last_export.path))
+        np.testing.assert_allclose(revived.serve(x), model.predict(x, verbose=0), rtol=1e-5)
+        train_on(model, best.last_export.path)
+    assert told(steps) == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    assert_all_verify("best", "steps")
 
 
-def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return result
-
-
-@pytest.mark.parametrize("kind", ["data", "model"])
-def test_variables_on_several_devices_are_exported_and_restored(kind: str) -> None:
-    result = result_of(started(kind, devices=4))
-    assert ("model" in result["sharding"]) == (kind == "model")
-    assert result["improved"][0] == [1, 4]
-    assert result["steps"] == [[1, 3], [2, 6], [3, 9], [4, 12]]
-    assert result["served"]
-    assert result["restored"]
-    assert result["kept"]
-    for name in ("improved", "steps"):
-        directory = ExportDirectory(name)
-        assert directory.versions() == [version for version, _ in result[name]]
+def assert_all_verify(*names: str) -> None:
+    for directory in map(ExportDirectory, names):
+        assert directory.versions()
         assert all(directory.verify(version) == [] for version in directory.versions())
 
 
-def test_the_first_of_two_processes_publishes() -> None:
+@contextlib.contextmanager
+def two_processes(*arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that train together, for the length of a ``with`` block."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "support.jax_distributed"]
     port = str(free_port())
-    processes = [started("data", str(rank), port, devices=1) for rank in (0, 1)]
-    first, second = map(result_of, processes)
-    assert first["improved"][0] == [1, 4]
-    assert first["steps"] == [[1, 3], [2, 6], [3, 9], [4, 12]]
-    assert first["served"]
-    assert first["restored"]
-    assert second["improved"] == second["steps"] == []
-    assert ExportDirectory("improved").versions() == [version for version, _ in first["improved"]]
-    assert ExportDirectory("steps").versions() == [1, 2, 3, 4]
-    assert ExportDirectory("steps").verify(4) == []
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), port, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
-def test_variables_spread_over_processes_are_refused() -> None:
-    port = str(free_port())
-    processes = [started("model", str(rank), port, devices=1) for rank in (0, 1)]
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode != 0
-        assert "is spread over several processes" in errors
-        assert "DataParallel" in errors
-    assert not os.path.exists("improved")
+def next_value(process: subprocess.Popen[str]) -> Any:
+    """The next value that a process tells. Gloo says something, too."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith("[Gloo]"):
+            return json.loads(line)
+    _, errors = process.communicate()
+    pytest.fail(errors[-3000:])
+
+
+def assert_ends_together(killed: subprocess.Popen[str], other: subprocess.Popen[str]) -> None:
+    killed.kill()
+    _, errors = other.communicate()
+    assert other.returncode not in (0, None)
+    assert "Gloo" in errors
+    assert_all_verify("endless")
+    # Another writer removes what was not published.
+    with Exporter("endless", build(), log_dir=None) as exporter:
+        assert exporter.export().result().version > 3
+    assert list(Path("endless").glob(".staging/*")) == []
+
+
+def test_the_first_of_two_processes_decides_and_publishes() -> None:
+    with two_processes() as (first, second):
+        for process in (first, second):
+            refused = next_value(process)
+            assert "is spread over several processes" in refused
+            assert "DataParallel" in refused
+        steps = [[1, 3], [2, 6], [3, 9], [4, 12]]
+        assert next_value(first) == [[[1, 4], [2, 8]], steps]
+        assert next_value(second) == [[], []]
+        assert not os.path.exists("spread") or not ExportDirectory("spread").versions()
+        assert_all_verify("best", "steps")
+        assert ExportDirectory("best").versions() == [1, 2]
+        assert ExportDirectory("steps").versions() == [1, 2, 3, 4]
+        while next_value(first) != 3:
+            pass
+        assert_ends_together(killed=second, other=first)
+
+
+def test_a_killed_publisher_ends_the_other_process() -> None:
+    with two_processes("killed") as (first, second):
+        while next_value(first) != 3:
+            pass
+        assert_ends_together(killed=first, other=second)

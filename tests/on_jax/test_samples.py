@@ -80,7 +80,7 @@ def test_an_attribute_of_a_layer_of_keras_is_noticed() -> None:
 
 
 def test_recurrent_dropout_is_no_obstacle_in_inference() -> None:
-    layers = [keras.layers.GRU(3, dropout=0.5, recurrent_dropout=0.5), keras.layers.Dense(2)]
+    layers = [keras.layers.SimpleRNN(3, dropout=0.5, recurrent_dropout=0.5), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((5, 4)), *layers])
     before = state(model)
     sample = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")

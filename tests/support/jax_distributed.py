@@ -1,6 +1,6 @@
-"""Trains a model whose variables are spread over devices, or one of two processes that do.
+"""Models on several devices, and one of two processes that train one together.
 
-Usage: python -m support.jax_distributed KIND [RANK PORT]
+Usage: python -m support.jax_distributed RANK PORT [killed]
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ import json
 import sys
 from typing import Any
 
-import jax
+import keras
+import numpy as np
+import tensorflow as tf
 
-KIND = sys.argv[1]
-if len(sys.argv) > 2:
-    RANK, PORT = int(sys.argv[2]), sys.argv[3]
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{PORT}", 2, RANK)
+from keras_export_callbacks import ExportError, ExportEveryN, ExportOnImprove, restore
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+from .models import Logs, assert_equal_state, state
 
-from keras_export_callbacks import ExportEveryN, ExportOnImprove, restore  # noqa: E402
+OPTIONS: dict[str, Any] = {"batch_size": 8, "shuffle": False, "verbose": 0}
 
 
-def distribution() -> Any:
-    devices = keras.distribution.list_devices()
-    if KIND == "data":
-        return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    columns = 2
-    mesh = keras.distribution.DeviceMesh(
-        (len(devices) // columns, columns), ("batch", "model"), devices
+def data_parallel(devices: list[str]) -> Any:
+    """Give each device a copy of the variables."""
+    return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+
+
+def model_parallel(devices: list[str]) -> Any:
+    """Spread the first layer over pairs of devices."""
+    shape = (len(devices) // 2, 2)
+    layout = keras.distribution.LayoutMap(
+        keras.distribution.DeviceMesh(shape, ("batch", "model"), devices)
     )
-    layout = keras.distribution.LayoutMap(mesh)
     layout[".*wide.*kernel"] = (None, "model")
     layout[".*wide.*bias"] = ("model",)
     return keras.distribution.ModelParallel(
@@ -48,33 +46,80 @@ def build() -> Any:
     return model
 
 
-def told(callback: Any) -> list[list[int]]:
-    return [[record.version, record.step] for record in callback.exports]
-
-
-def main() -> None:
-    keras.distribution.set_distribution(distribution())
+def batches() -> tuple[Any, Any]:
+    """Four batches of features and labels."""
     rng = np.random.default_rng(0)
-    x, y = rng.random((32, 8)).astype("f"), rng.random((32, 4)).astype("f")
+    return rng.random((32, 8)).astype("f"), rng.random((32, 4)).astype("f")
+
+
+def train_on(model: Any, version: Any) -> None:
+    """Restore a version into another model, and train both: they stay the same."""
+    other = build()
+    restore(other, version)
+    for ours, theirs in zip(other.variables, model.variables, strict=True):
+        assert ours.value.sharding == theirs.value.sharding
+    assert_equal_state(state(other), state(model))
+    for either in (model, other):
+        either.fit(*batches(), **OPTIONS)
+    assert_equal_state(state(other), state(model))
+
+
+def expected(model: Any, x: Any) -> Any:
+    """Compute what the model does. Several processes cannot `predict`."""
+    for layer in (model.layers[0], model.layers[-1]):
+        x = x @ np.array(layer.kernel.value) + np.array(layer.bias.value)
+    return x
+
+
+def told(callback: Any) -> list[tuple[int, int]]:
+    return [(record.version, record.step) for record in callback.exports]
+
+
+def say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def main(rank: int, port: str, killed: bool) -> None:
+    import jax
+
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=5
+    )
+    devices = keras.distribution.list_devices()
+    x, y = batches()
+    if killed:
+        keras.distribution.set_distribution(data_parallel(devices))
+        fit_until_killed(build())
+
+    keras.distribution.set_distribution(model_parallel(devices))
+    try:
+        build().fit(x, y, callbacks=[ExportEveryN("spread", log_dir=None)], **OPTIONS)
+    except ExportError as error:
+        say(str(error))
+
+    keras.distribution.set_distribution(data_parallel(devices))
     model = build()
-    improve = ExportOnImprove("improved", "loss", log_dir=None, sample_inputs=x[:8])
+    # Each process measures something else. What the first one measures decides.
+    scores = Logs("score", [[3.0, 2.0, 4.0], [1.0, 2.0, 0.5]][rank])
+    best = ExportOnImprove("best", "score", mode="min", log_dir=None, sample_inputs=x[:8])
     every = ExportEveryN("steps", n=3, unit="batch", log_dir=None)
-    options: dict[str, Any] = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    model.fit(x, y, epochs=3, callbacks=[improve, every], **options)
-    sharding = str(model.layers[0].kernel.value.sharding.spec)
-    result = {"sharding": sharding, "improved": told(improve), "steps": told(every)}
-    if improve.exports:
-        other = build()
-        restore(other, improve.exports[-1].path)
-        revived = tf.saved_model.load(str(improve.exports[-1].path))
-        result["served"] = bool(np.allclose(revived.serve(x), model.predict(x, verbose=0)))
-        if len(sys.argv) == 2:  # Alone, a process can train on.
-            for either in (model, other):
-                either.fit(x, y, **options)
-        pairs = zip(model.get_weights(), other.get_weights(), strict=True)
-        result["restored"] = all(np.array_equal(a, b) for a, b in pairs)
-        result["kept"] = str(other.layers[0].kernel.value.sharding.spec) == sharding
-    print(json.dumps(result), flush=True)
+    model.fit(x, y, epochs=3, callbacks=[scores, best, every], **OPTIONS)
+    for record in every.exports:
+        revived = tf.saved_model.load(str(record.path))
+        assert np.allclose(revived.serve(x), expected(model, x), atol=1e-5) == (record.step == 12)
+    train_on(model, "steps/4")
+    say([told(best), told(every)])
+
+    fit_until_killed(model)
 
 
-main()
+def fit_until_killed(model: Any) -> None:
+    """Train without an end, and tell the number of each version."""
+    callback = ExportEveryN(
+        "endless", unit="batch", keep=2, log_dir=None, on_export=lambda record: say(record.version)
+    )
+    model.fit(*batches(), epochs=10**6, callbacks=[callback], **OPTIONS)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], "killed" in sys.argv)

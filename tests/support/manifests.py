@@ -48,7 +48,7 @@ RECORDS = st.builds(
     stall_seconds=SECONDS,
     write_seconds=SECONDS,
     libraries=st.dictionaries(NAMES, NAMES, max_size=2),
-    files=st.dictionaries(NAMES, st.builds(FileInfo, INTS, NAMES), max_size=2),
+    files=st.dictionaries(NAMES, st.builds(FileInfo, st.integers(0, 2**63 - 1), NAMES), max_size=2),
     weights=st.sampled_from(["current", "validated"]),
     parity=st.none()
     | st.builds(ParityInfo, FLOATS, FLOATS, st.dictionaries(NAMES, FLOATS, max_size=2)),
@@ -56,6 +56,8 @@ RECORDS = st.builds(
     execution=st.none() | INTS,
     attempt=st.none() | INTS,
     project=st.none() | NAMES,
+    copied_from=st.none() | NAMES,
+    withdrawn=st.lists(INTS, max_size=2).map(tuple),
     hyperparameters=st.none() | st.dictionaries(NAMES, SCALARS, max_size=3),
     metadata=st.dictionaries(NAMES, SCALARS, max_size=3),
 )

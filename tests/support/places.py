@@ -184,7 +184,15 @@ class Crash(BaseException):
 
 
 # The steps by which a place changes. Python tells its audit hooks of local ones.
-_LOCAL_STEPS = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"}
+_LOCAL_STEPS = {
+    "os.mkdir",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "os.utime",
+}
 _REMOTE_STEPS = ("create", "replace", "put", "copy", "delete")
 
 _on_step: Callable[[], None] | None = None

@@ -222,7 +222,7 @@ def _train(model: Any, seed: int, callback: Any = None) -> None:
     model.fit(x, y, **options)
 
 
-def _only_variables(archive: ExportArchive, model: Any) -> None:
+def only_variables(archive: ExportArchive, model: Any) -> None:
     """Register the variables, and an endpoint that is quick to trace and serves nothing."""
     archive.track(model)
     archive.add_endpoint("serve", lambda x: x, [keras.InputSpec(shape=(None,), dtype="float32")])
@@ -233,7 +233,7 @@ def begin(name: str) -> None:
     """Train a case, export it, train on, and save the final state."""
     keras.utils.set_random_seed(1)
     model = CASES[name]()
-    options = {"endpoints": _only_variables, "log_dir": None, "background": False}
+    options = {"endpoints": only_variables, "log_dir": None, "background": False}
     if name.endswith(VALIDATED):
         _train(model, 0, ExportEveryN(f"exports/{name}", **options))
     else:

@@ -45,6 +45,9 @@ class BucketFiles:
         key: the key of the URL, with a slash at the end. It is empty for the whole bucket.
     """
 
+    can_link = False
+    reads_at_once = 16
+
     def __init__(self, root: RemotePath, bucket: Bucket, key: str) -> None:
         self.root = root
         self._bucket, self._key = bucket, key

@@ -127,6 +127,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"'hyperparameters.a' is \[1\], expected bool",
     ),
     "negative size": ({"bytes": -5}, "'bytes' is -5, expected int >= 0"),
+    "huge size of a file": (
+        {"files": {"f": {"size": 10**330, "sha256": ""}}},
+        r"'files.f.size' is 10{29}\d*, expected int",
+    ),
+    "huge int for an object": (
+        {"files": {"f": 10**500}},
+        "'files.f' is 10{29}, expected object, got a number that is too large",
+    ),
+    "lone surrogate for an object": (
+        {"files": {"f": "\ud800"}},
+        r"'files.f' is '\\ud800', expected another type, got str",
+    ),
     "negative time": ({"write_seconds": -0.5}, "'write_seconds' is -0.5, expected float >= 0"),
     "older schema": ({"schema": 0}, "expected schema 1, found 0"),
     "huge schema": ({"schema": 2**63}, f"'schema' is {2**63}, expected int <="),

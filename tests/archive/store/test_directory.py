@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -288,7 +289,13 @@ def test_publish_makes_the_next_version_with_the_same_files(
     record = base.publish(source)
     assert record.path == BASE.absolute() / "4"
     original = ExportDirectory(source.parent).record(3)
-    assert record == replace(original, path=record.path, version=4, created=record.created)
+    assert record == replace(
+        original,
+        path=record.path,
+        version=4,
+        created=record.created,
+        copied_from=str(source.absolute()),
+    )
     assert record.created > original.created
     assert base.record(4) == record
     assert base.verify(4) == []
@@ -427,3 +434,41 @@ def test_refused_by_the_system_is_an_error_of_ours(
             ask()
         assert isinstance(seen.value, OSError)
     assert base.versions() == [1, 2, 3]
+
+
+def test_a_rollback_publishes_an_older_version_and_withdraws_what_came_after(
+    base: ExportDirectory,
+) -> None:
+    assert base.best("m", "max") == base.record(2)
+    first = base.rollback()
+    assert (first.version, first.copied_from, first.withdrawn) == (4, "2", (3,))
+    assert base.verify(4) == []
+    second = base.rollback()
+    assert (second.version, second.copied_from, second.withdrawn) == (5, "1", (2, 3, 4))
+    assert base.best("m", "max") == base.record(1)
+    assert ExportDirectory(BASE).best("m", "max") == base.record(1)
+    with pytest.raises(VersionNotFoundError, match="no version before the newest"):
+        base.rollback()
+    back = base.rollback(4)  # Which is a copy of 2.
+    assert (back.version, back.copied_from, back.withdrawn) == (6, "4", (3, 5))
+    assert base.best("m", "max") == back
+    with pytest.raises(ExportError, match="Version 6 is already the newest"):
+        base.rollback(6)
+    with pytest.raises(VersionNotFoundError, match="There is no version 9"):
+        base.rollback(9)
+    with pytest.raises(VersionNotFoundError, match="There are no versions"):
+        ExportDirectory("empty").rollback()
+
+
+def test_a_copy_says_where_it_came_from(base: ExportDirectory, source: Path) -> None:
+    assert base.publish(source).copied_from == str(source.absolute())
+    assert base.publish(BASE / "1").copied_from == "1"
+    assert base.record(1).copied_from is None
+    content = json.loads(Path(BASE, "1", MANIFEST).read_text())
+    assert not {"copied_from", "withdrawn"} & content.keys()
+
+
+def test_a_manifest_that_lies_about_its_origin_misleads_no_rollback(base: ExportDirectory) -> None:
+    rewrite_manifest(BASE / "3", copied_from="3", withdrawn=[3, 9])
+    rewrite_manifest(BASE / "2", copied_from="3")
+    assert base.rollback().copied_from == "2"

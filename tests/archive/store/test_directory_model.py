@@ -327,7 +327,10 @@ class BaseDirectory(RuleBasedStateMachine):
         assert source.record is not None
         seen = self.highest
         ended = self.do(step, copy, source.record.path)
-        self.check_published(ended, source.record, files_in(source.contents), seen)
+        path = source.record.path
+        origin = path.name if path.parent == self.base else str(path)
+        wish = replace(source.record, copied_from=origin, withdrawn=())
+        self.check_published(ended, wish, files_in(source.contents), seen)
 
     @rule(data=st.data(), step=STEPS)
     def publish_a_copy(self, data: st.DataObject, step: int | None) -> None:

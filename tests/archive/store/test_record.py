@@ -43,9 +43,10 @@ def test_manifests_are_strict_json_and_the_schema_comes_first(record: ExportReco
     assert list(content)[:2] == ["schema", "version"]
     assert content["schema"] == record.schema == 1
     optional = {"parity", "trial", "execution", "attempt", "hyperparameters", "project"}
+    optional.add("copied_from")
     given = {name for name in optional if getattr(record, name) is not None}
-    given |= {"metadata"} if record.metadata else set()
-    optional |= {"metadata"}
+    given |= {name for name in ("withdrawn", "metadata") if getattr(record, name)}
+    optional |= {"withdrawn", "metadata"}
     names = {field.name for field in fields(record)} - optional - {"path", "unread"}
     assert content.keys() == names | given
 

@@ -13,7 +13,7 @@ from support.properties import untimed
 from support.versions import a_record
 
 from keras_export_callbacks import ExportError, ExportRecord, KeepBest, KeepLatest
-from keras_export_callbacks.archive.store.objective import Mode
+from keras_export_callbacks.archive.store.objective import Mode, Objective
 from keras_export_callbacks.archive.store.retention import RetentionPolicy, as_policy, removals
 
 # Few values, so that there are many equals.
@@ -36,6 +36,7 @@ def records(draw: st.DrawFn) -> list[ExportRecord]:
             libraries={},
             files={},
             schema=draw(st.sampled_from([1, 1, 1, 2])),
+            withdrawn=tuple(draw(st.sets(st.integers(1, 30), max_size=2))),
         )
         for version in versions
     ]
@@ -73,15 +74,28 @@ def is_best(
     return better < n
 
 
+def counts(record: ExportRecord, among: Sequence[ExportRecord]) -> bool:
+    """Whether no later version has withdrawn a version."""
+    return not any(
+        record.version in other.withdrawn and other.version > record.version for other in among
+    )
+
+
 def stays(record: ExportRecord, policy: RetentionPolicy, among: Sequence[ExportRecord]) -> bool:
     if isinstance(policy, KeepLatest):
         return is_latest(record, policy.n, among)
     if isinstance(policy, KeepBest):
-        return is_best(record, policy.n, policy.monitor, policy.mode, among)
+        standing = [other for other in among if counts(other, among)]
+        return record in standing and is_best(
+            record, policy.n, policy.monitor, policy.mode, standing
+        )
     return any(stays(record, each, among) for each in policy.policies)  # type: ignore[attr-defined]
 
 
 def is_best_by_an_objective(record: ExportRecord, among: Sequence[ExportRecord]) -> bool:
+    among = [other for other in among if counts(other, among)]
+    if record not in among:
+        return False
     for monitor, mode in {(other.monitor, other.mode) for other in among}:
         if monitor and mode:
             if is_best(record, 1, monitor, mode, among):
@@ -109,15 +123,24 @@ def test_policies_keep_what_the_model_keeps(
 def test_removals_spare_the_newest_and_the_best_by_their_own_objectives(
     policy: RetentionPolicy, among: list[ExportRecord]
 ) -> None:
-    expected = [
+    kept: set[int] = set()
+    for record in sorted(among, key=lambda record: record.version):
+        if (
+            stays(record, policy, among)
+            or record.is_newer
+            or is_latest(record, 1, among)
+            or is_best_by_an_objective(record, among)
+        ):
+            kept.add(record.version)
+    # What a version has withdrawn would count again without it.
+    while more := {
         record.version
-        for record in sorted(among, key=lambda record: record.version)
-        if not stays(record, policy, among)
-        and not record.is_newer
-        and not is_latest(record, 1, among)
-        and not is_best_by_an_objective(record, among)
-    ]
-    assert removals(policy, among) == expected
+        for record in among
+        if record.version not in kept
+        and any(version in kept for version in record.withdrawn if version < record.version)
+    }:
+        kept |= more
+    assert removals(policy, among) == sorted({record.version for record in among} - kept)
 
 
 @untimed
@@ -154,6 +177,27 @@ def test_the_best_by_an_objective_that_no_policy_names_stays() -> None:
     assert removals(KeepLatest(1), among) == [1, 3]
 
 
+def test_what_was_rolled_back_is_not_the_best_any_more() -> None:
+    best = KeepBest(1, monitor="m", mode="max")
+    among = [a_record(version, metrics={"m": float(version)}) for version in (1, 2, 3)]
+    rolled = [*among, a_record(4, metrics={"m": 1.0}, copied_from="1", withdrawn=(2, 3))]
+    assert best.keeps(among) == {3}
+    assert best.keeps(rolled) == {1}
+    later = [*rolled, a_record(5), a_record(6)]
+    assert removals(KeepLatest(2), later) == [1, 2, 3, 4]
+    assert removals(KeepLatest(4), later) == [1, 2]  # 4 withdraws 3.
+
+
+def test_the_version_of_a_rollback_stays_with_what_it_withdrew() -> None:
+    class KeepThird(RetentionPolicy):
+        def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
+            return {3}
+
+    among = [a_record(version) for version in (1, 2, 3, 5)]
+    among.append(a_record(4, copied_from="1", withdrawn=(3,)))
+    assert removals(KeepThird(), among) == [1, 2]
+
+
 def test_an_objective_is_not_forgotten_when_something_else_is_better() -> None:
     """As when `ExportEveryN` and `ExportOnImprove` write into one base directory."""
     among = [
@@ -187,6 +231,20 @@ def test_counts_are_checked(n: Any) -> None:
 def test_the_objective_of_keep_best_is_checked() -> None:
     with pytest.raises(ExportError, match="Received mode='auto'"):
         KeepBest(1, "m", "auto")  # type: ignore[arg-type]
+
+
+def test_keep_best_without_a_metric_takes_that_of_a_callback() -> None:
+    policy = KeepLatest(2) | KeepBest(1)
+    assert policy.needs_metric
+    assert policy.monitors() == set()
+    assert policy.bound(Objective("m", "max")) == KeepLatest(2) | KeepBest(1, "m", "max")
+    named = KeepBest(1, "m", "max")
+    assert not named.needs_metric
+    assert named.bound(Objective("other", "min")) is named
+    with pytest.raises(ExportError, match=r"Received KeepBest\(n=1, .*such as KeepBest"):
+        removals(policy, [a_record(1)])
+    with pytest.raises(ExportError, match="mode=None"):
+        KeepBest(1, "m")
 
 
 def test_what_keep_may_be() -> None:

@@ -442,7 +442,11 @@ def test_versions_move_between_places(place: Place, monkeypatch: pytest.MonkeyPa
         assert other.directory().verify(1) == []
         record = other.directory().record(1)
         assert record == replace(
-            place.directory().record(2), path=other.base / "1", version=1, created=record.created
+            place.directory().record(2),
+            path=other.base / "1",
+            version=1,
+            created=record.created,
+            copied_from=str(place.base / "2"),
         )
     assert place.directory().versions() == [1, 2, 3, 4]
     assert_sound(place)

@@ -155,3 +155,11 @@ def test_a_file_that_cannot_be_read_is_a_problem(
     original = LocalFiles.blocks
     monkeypatch.setattr(LocalFiles, "blocks", broken)
     assert "'saved_model.pb' cannot be read: Input/output error" in base.verify(1)
+
+
+def test_a_marker_that_its_writer_removes_meanwhile_is_no_problem(
+    base: ExportDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = LocalFiles.files
+    monkeypatch.setattr(LocalFiles, "files", lambda self: [*files(self), ".unfinished-0"])
+    assert base.verify(1) == []

@@ -19,7 +19,7 @@ from support.object_stores import SERVERS
 from support.places import commit, export, patched, place_of
 from support.processes import run_together, started
 
-from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks import ExportDirectory, KeepLatest
 from keras_export_callbacks.archive.store.buckets import claims
 from keras_export_callbacks.archive.store.buckets.objects import Bucket, bucket_at
 from keras_export_callbacks.archive.store.record import MANIFEST
@@ -137,6 +137,33 @@ def test_writers_that_are_killed_leave_nothing_that_is_incomplete(
     assert all(directory.verify(version) == [] for version in versions)
     assert watching.problems == []
     assert watching.looks > 0
+    assert left(url) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("s3", 5), *(pytest.param(kind, 25, marks=SLOW) for kind in SERVERS)]
+)
+def test_writers_a_remover_a_sweeper_and_a_reader_at_once(
+    kind: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(kind)
+    place.enter(monkeypatch)
+    url = str(place.base)
+    publish(url)
+    with Watching(url) as watching:
+        printed = run_together(
+            TARGET,
+            *[[what, url, "60", str(count)] for what in ("publish", "publish", "prune", "sweep")],
+        )
+    taken = sorted(int(line) for each in printed for line in each.split())
+    assert taken == list(range(2, 2 * count + 2))
+    assert watching.problems == []
+    assert watching.looks > 0
+    directory = ExportDirectory(url)
+    directory.prune(KeepLatest(3))
+    assert directory.versions() == taken[-3:]
+    assert all(directory.verify(version) == [] for version in taken[-3:])
+    sweep(url)
     assert left(url) == []
 
 
