@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from .errors import (
     VersionNotFoundError,
 )
 from .state.layer_state import derive, put_back, read_layer, saves_more
-from .state.matching import Match, in_places, match_optimizer, match_variables, trained_by
+from .state.matching import (
+    Match,
+    in_places,
+    match_by_path,
+    match_optimizer,
+    match_variables,
+    trained_by,
+)
 from .state.model_state import ModelState, apart_from, described, find_model_state, raw_variable
 from .state.models import check_model, check_optimizer, has_call, is_built
 from .state.variable_index import (
@@ -38,14 +46,20 @@ from .state.variable_index import (
 )
 from .store.directory import ExportDirectory
 from .store.download import local_copy
+from .store.record import ExportRecord, read_record
 from .store.remote import VersionPath
 from .store.store import absolute_path, open_store
 from .store.verify import version_problems
 
 _NO_OPTIMIZER = (
-    "\nThe version holds no optimizer state. To export it, call "
+    "the optimizer, which stays as it is. The version holds no optimizer state. To export it, call "
     "`archive.add_variable_collection('optimizer_variables', model.optimizer.variables)` in your "
-    "`endpoints` function. To restore without it, call `restore` before you compile the model."
+    "`endpoints` function"
+)
+
+_NOT_TRACKED = (
+    "\nThe model was exported without `archive.track(model)`, so its variables were looked up by "
+    "their paths. Give layers and variables the names that they had."
 )
 
 # How many names a warning lists.
@@ -54,9 +68,9 @@ _LISTED = 10
 
 def restore(
     model: keras.Model,
-    version_path: str | os.PathLike[str],
+    version_path: str | os.PathLike[str] | ExportRecord,
     optimizer: keras.optimizers.Optimizer | None = None,
-) -> None:
+) -> ExportRecord:
     """Restore the weights, other state and optimizer of a model from a version.
 
     Training then continues as if it had never stopped. These are restored:
@@ -74,14 +88,20 @@ def restore(
     A warning names what the version holds and the model cannot take, what the model
     holds and the version lacks, and layers that have another name in the model.
 
+    If your own `endpoints` did not export the optimizer, it stays as it is, with a warning.
+    If they did not track the model, its weights are looked up by their paths.
+
     Args:
         model: A built model. To continue training, compile it with the same
             optimizer first. If the model is not compiled, only its own variables are
             restored.
-        version_path: String or `PathLike`. The directory of a version, such as
-            ``record.path``, or a copy of one.
+        version_path: String or `PathLike`. A base directory, whose newest version is
+            restored, or the directory of a version, or a copy of one. Or an `ExportRecord`.
         optimizer: The optimizer of your training loop, if it is not the one that the model is
             compiled with.
+
+    Returns:
+        The `ExportRecord` of the version. Pass ``initial_epoch=record.epoch + 1`` to `fit`.
 
     Raises:
         ExportError: If there is no version at the path, if it is damaged, or if its
@@ -90,23 +110,30 @@ def restore(
     Example:
 
     >>> import keras
-    >>> from keras_export_callbacks import Exporter, restore
+    >>> import numpy as np
+    >>> from keras_export_callbacks import ExportEveryN, restore
     >>> def build():
     ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     ...     model.compile("adam", "mse")
     ...     return model
-    >>> with Exporter("resumable", build(), log_dir=None) as exporter:
-    ...     version = exporter.export().result()
-    >>> restore(build(), version.path)
+    >>> x, y = np.ones((8, 3)), np.ones((8, 2))
+    >>> options = {"verbose": 0, "callbacks": [ExportEveryN("resumable", log_dir=None)]}
+    >>> _ = build().fit(x, y, epochs=2, **options)
+    >>> model = build()
+    >>> record = restore(model, "resumable")
+    >>> history = model.fit(x, y, initial_epoch=record.epoch + 1, epochs=4, **options)
+    >>> history.epoch
+    [2, 3]
     """
-    path = absolute_path(version_path)
-    _check(model, path)
+    _check_model(model)
+    path = _version_path(version_path)
     if optimizer is not None:
         check_optimizer(optimizer)
     with local_copy(path) as local:
         if local == path:  # A copy was verified while it was made.
             _verify(local)
         _restore(model, path, local, optimizer)
+        return replace(read_record(open_store(local)), path=path)
 
 
 def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: Any) -> None:
@@ -114,22 +141,30 @@ def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: 
     index, layers = read_index(local), read_layers(local)
     compiled = getattr(model, "optimizer", None)
     optimizer = compiled if own_optimizer is None else own_optimizer
+    stays = optimizer is not None and not index.get(OPTIMIZER_VARIABLES)
+    if stays:
+        optimizer = None
     state = find_model_state([model], optimizer is not None, own_optimizer)
     match = _match(model, optimizer, index, state)
     if match.problems:
         raise MismatchError(
             f"'{path}' does not match model '{model.name}', so nothing was assigned:\n  "
             + "\n  ".join(match.problems)
-            + ("" if optimizer is None or OPTIMIZER_VARIABLES in index else _NO_OPTIMIZER)
+            + ("" if index.get(VARIABLES) else _NOT_TRACKED)
         )
     if optimizer is not None:  # Matching may have built it.
         state = find_model_state([model], True, own_optimizer)
-    others = apart_from(state.variables, (variable for variable, _ in match.pairs))
+    restored = [variable for variable, _ in match.pairs]
+    others = apart_from(state.variables, restored)
+    # The search for state does not find everything that `model.variables` lists, such as seeds.
+    unfound = {variable.path: variable for variable in model.variables}
+    unfound = apart_from(unfound, [*restored, *others.values()])
     read = _reader(local)
     assigns: list[Callable[[], Any]] = [
         partial(variable.assign, _converted(read(info), variable)) for variable, info in match.pairs
     ]
-    more, lost = _other_state(index, read, others, state.tables, optimizer is not None)
+    paired = {info.key for _, info in match.pairs}
+    more, lost = _other_state(index, paired, read, others, state.tables, optimizer is not None)
     for assign in [*assigns, *more]:
         assign()
     renewed, kept_apart = _renew_layers(state.layers, layers)
@@ -144,25 +179,31 @@ def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: 
     _warn(
         f"Not everything in '{path}' could be restored into model '{model.name}'. The "
         "following may differ from the version:",
-        [*lost, *kept_apart],
+        [*[_NO_OPTIMIZER] * stays, *map(_missing, unfound), *lost, *kept_apart],
     )
 
 
 def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: ModelState) -> Match:
     addresses = state.addresses()
-    ours = [described(variable) for variable in model.variables]
-    stored = in_places(
-        index.get(VARIABLES, ()),
-        [info.path for info in index.get(ADDRESSES, ())],
-        [addresses.get(id(raw_variable(variable)), "") for variable in model.variables],
-    )
-    match = match_variables(model.variables, ours, stored)
+    variables = model.variables
+    ours = [described(variable) for variable in variables]
+    if index.get(VARIABLES):
+        stored = in_places(
+            index[VARIABLES],
+            [info.path for info in index.get(ADDRESSES, ())],
+            [addresses.get(id(raw_variable(variable)), "") for variable in variables],
+        )
+        match = match_variables(variables, ours, stored)
+    else:
+        match = match_by_path(variables, ours, index.get(ELSEWHERE, ()), model.weights)
+        variables, stored = [one for one, _ in match.pairs], [info for _, info in match.pairs]
+        ours = [described(variable) for variable in variables]
     if optimizer is None:
         return match
     theirs = index.get(OPTIMIZER_VARIABLES, ())
     is_late = not optimizer.built and len(theirs) > len(optimizer.variables)
     if is_late and not match.problems:
-        trained = trained_by(theirs, stored, model.variables)
+        trained = trained_by(theirs, stored, variables)
         optimizer.build(trained or model.trainable_variables)
     its = [described(variable) for variable in optimizer.variables]
     return match.joined(match_optimizer(optimizer.variables, (its, ours), (theirs, stored)))
@@ -215,6 +256,7 @@ def _converted(value: Any, variable: Any) -> Any:
 
 def _other_state(
     index: VariableIndex,
+    paired: Collection[str],
     read: Callable[..., Any],
     variables: dict[str, Any],
     tables: dict[str, Any],
@@ -245,9 +287,13 @@ def _other_state(
             assigns.append(partial(_fill, table, *held))
         else:
             lost.append(f"the table {keys.path} has no match in the model")
-    lost += [f"{_text(info)} is not part of the model" for info in index.get(ELSEWHERE, ())]
-    lost += [f"{address} is in the model, but not in the version" for address in left]
-    return assigns, lost
+    elsewhere = [info for info in index.get(ELSEWHERE, ()) if info.key not in paired]
+    lost += [f"{_text(info)} is not part of the model" for info in elsewhere]
+    return assigns, [*lost, *map(_missing, left)]
+
+
+def _missing(name: str) -> str:
+    return f"{name} is in the model, but not in the version"
 
 
 def _takes(variable: Any, info: VariableInfo, value: Any) -> bool:
@@ -315,7 +361,7 @@ def _warn(message: str, items: Sequence[str]) -> None:
         warnings.warn(f"{message}\n  {listed}", stacklevel=4)
 
 
-def _check(model: keras.Model, path: VersionPath) -> None:
+def _check_model(model: keras.Model) -> None:
     check_model(model)
     if not is_built(model) and not has_call(model):
         raise ExportValueError(
@@ -327,16 +373,21 @@ def _check(model: keras.Model, path: VersionPath) -> None:
             f"Model '{model.name}' has not been built, so it has no variables to restore. "
             "Before `restore`, call it on a batch, or call `model.build(input_shape)`."
         )
-    if not open_store(path).exists():
+
+
+def _version_path(source: str | os.PathLike[str] | ExportRecord) -> VersionPath:
+    """The directory of a version, which may be the newest one of a base directory."""
+    path = source.path if isinstance(source, ExportRecord) else absolute_path(source)
+    store = open_store(path)
+    if not store.exists():
         others = ", ".join(map(str, ExportDirectory(path.parent).versions())) or "no versions"
         raise VersionNotFoundError(
             f"There is no version at '{path}'. Its parent directory holds {others}."
         )
-    if held := ExportDirectory(path).versions():
-        raise VersionNotFoundError(
-            f"'{path}' is a base directory, not a version. Pass one of its versions, such as "
-            f"'{path / str(held[-1])}'."
-        )
+    held = ExportDirectory(path).versions()
+    if not held and not store.names():
+        raise VersionNotFoundError(f"The base directory '{path}' holds no versions.")
+    return path / str(held[-1]) if held else path
 
 
 def _verify(path: Path) -> None:

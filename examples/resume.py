@@ -54,11 +54,10 @@ def train(base_dir: str, is_killed: bool = False) -> list[Any]:
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     first_epoch = 0
-    newest = ExportDirectory(base_dir).latest()
-    if newest is not None:
-        restore(model, newest.path)  # It also restores the optimizer and the seed of the dropout.
-        first_epoch = newest.epoch + 1
-        print(f"going on from version {newest.version}, after epoch {newest.epoch}")
+    if ExportDirectory(base_dir).versions():
+        record = restore(model, base_dir)  # With the optimizer and the seed of the dropout.
+        first_epoch = record.epoch + 1
+        print(f"going on from version {record.version}, after epoch {record.epoch}")
 
     exports = ExportEveryN(base_dir, keep=2)
     pixels, labels = load_digits(return_X_y=True)

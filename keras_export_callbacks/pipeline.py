@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from . import texts
 from .archive.backends.backend import current_backend
 from .archive.errors import ExportError, ExportTypeError
 from .archive.state.models import check_model
@@ -28,7 +29,6 @@ from .metrics import description, finite_scalars, scalar
 from .options import ExportOptions
 from .publisher import Publisher, Request, Why
 from .state import State, StateSource, as_export_error
-from .texts import duration
 from .triggers import Moment
 
 # In seconds. A longer wait is worth a warning; the manifest records every wait.
@@ -69,7 +69,11 @@ class Pipeline:
         self._failures: list[ExportError] = []
         self._optimizer = optimizer
         self._source = StateSource(model, options.endpoints, options.sample_inputs, optimizer)
-        self._publisher = Publisher(directory, options, trial, self._failures.append)
+        self._warnings: list[str] = []
+        self._publisher = Publisher(
+            directory, options, trial, self._failures.append, self._warnings.append
+        )
+        self._declined: int | None = None
         self._prepared = 0.0
         self._was_noticed = False
         self._told: set[str] = set()
@@ -110,6 +114,17 @@ class Pipeline:
         start = time.perf_counter()
         self._source.prepare()
         self._prepared += time.perf_counter() - start
+
+    def tell_what_is_left_out(self) -> None:
+        """Warn if training cannot be resumed from the versions. Call this after `prepare`."""
+        if lines := self._source.left_out():
+            added = " and ".join(f"`{line}`" for line in lines)
+            warnings.warn(
+                "Training cannot be resumed from these versions, because your `endpoints` function "
+                f"leaves out what `restore` needs. Add {added} to it. If you only serve the "
+                "versions, ignore this warning.",
+                stacklevel=4,
+            )
 
     def hold(self) -> Future[State]:
         """Read the current weights, for an export at the end of the epoch.
@@ -184,7 +199,15 @@ class Pipeline:
         except Exception as error:
             self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
             return True
+        if not answer and (moment.epoch is None or moment.epoch != self._declined):
+            self._declined = moment.epoch  # After seconds, it may be asked after each batch.
+            self.say(moment.epoch, "not exported, because `only_if` returned False.")
         return not answer
+
+    def say(self, epoch: int | None, text: str) -> None:
+        """Print a line about an epoch with ``verbose=1``, in the process that publishes."""
+        if self._options.verbose and self._backend.is_publisher(self.model):
+            texts.say(texts.about(epoch, text))
 
     def best(self, objective: Objective, own: bool = False) -> float | None:
         """Return the best value of a metric in the base directory, or None.
@@ -226,7 +249,9 @@ class Pipeline:
         return [self._failures.pop(0) for _ in range(len(self._failures))]
 
     def report_failures(self) -> None:
-        """Raise or warn of the errors since the last report."""
+        """Issue the warnings since the last report, and raise or warn of the errors."""
+        for warning in [self._warnings.pop(0) for _ in range(len(self._warnings))]:
+            warnings.warn(warning, stacklevel=3)
         failures = self.unreported_failures()
         if not failures:
             return
@@ -274,9 +299,9 @@ class Pipeline:
         if waited > _NOTICEABLE and not self._was_noticed:
             self._was_noticed = True
             warnings.warn(
-                f"Training waited {duration(waited)} for earlier versions to be written. Exports "
-                f"come faster than '{self._directory.path}' takes them. Export less often, or to a "
-                "faster disk.",
+                f"Training waited {texts.duration(waited)} for earlier versions to be written. "
+                f"Exports come faster than '{self._directory.path}' takes them. Export less often, "
+                "or to a faster disk.",
                 stacklevel=4,
             )
 

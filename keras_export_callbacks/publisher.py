@@ -98,6 +98,8 @@ class Publisher:
         trial: The trial of a search that the versions belong to, or None.
         on_failure: Function that is called with each error, on the thread where it
             happened.
+        on_warning: Function that is called with each warning, on the thread where it was
+            noticed.
 
     Attributes:
         exports: The `ExportRecord`s of the published versions, oldest first.
@@ -109,12 +111,15 @@ class Publisher:
         options: ExportOptions,
         trial: TrialInfo | None,
         on_failure: Callable[[ExportError], None],
+        on_warning: Callable[[str], None],
     ) -> None:
         self.exports: list[ExportRecord] = []
         self._directory = directory
         self._options = options
         self._trial = trial
         self._on_failure = on_failure
+        self._on_warning = on_warning
+        self._said: str | None = None
         self._in_flight: list[Request] = []
         self._told: set[str] = set()
         self._last_size = 0
@@ -207,6 +212,7 @@ class Publisher:
 
     def _run(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         try:
+            newest = self._newest()
             record = self._publish(state, request, snapshot_time)
             self.exports.append(record)
         except _PublishedBeforeError as error:
@@ -219,6 +225,8 @@ class Publisher:
             raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
         finally:
             self._in_flight.remove(request)
+        if newest is not None:
+            self._tell_of_changes(newest, record)
         self._after_publishing(record)
         return record
 
@@ -300,6 +308,22 @@ class Publisher:
             return None
         return None if version_problems(record.path) else record
 
+    def _newest(self) -> ExportRecord | None:
+        """Return the newest version of this publisher, or else in the directory, or None."""
+        if self.exports:
+            return self.exports[-1]
+        with suppress(ExportError, OSError):
+            return self._directory.record(max(self._directory.versions(), default=0))
+        return None
+
+    def _tell_of_changes(self, newest: ExportRecord, record: ExportRecord) -> None:
+        changes = texts.changes(newest.endpoints, record.endpoints)
+        if changes:
+            self._on_warning(
+                f"Version {record.version} in '{self._directory.path}' has other inputs or outputs "
+                f"than version {newest.version}, so its clients may fail: {'; '.join(changes)}."
+            )
+
     def _after_publishing(self, record: ExportRecord) -> None:
         """Run the steps after a publish. The version stays published if one of them fails."""
         for step in (self._prune, self._summarize, self._call_back, self._say):
@@ -307,9 +331,11 @@ class Publisher:
                 step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but a later step failed"
+                if isinstance(error, Exception):
+                    self._on_warning(str(as_export_error(what, error)))
+                    continue
                 self._failed(what, error)
-                if not isinstance(error, Exception):
-                    raise  # Such as Ctrl-C. In the background it ends only the thread.
+                raise  # Such as Ctrl-C. In the background it ends only the thread.
 
     def _prune(self, record: ExportRecord) -> None:
         try:
@@ -317,7 +343,7 @@ class Publisher:
             if policy is not None:
                 self._directory.prune(policy.bound(record.objective))
         except OSError as error:
-            warnings.warn(f"Old versions could not be removed: {error}.", stacklevel=2)
+            self._on_warning(f"Old versions could not be removed: {error}.")
 
     def _summarize(self, record: ExportRecord) -> None:
         if self._summaries is not None:
@@ -328,8 +354,13 @@ class Publisher:
             self._options.on_export(record)
 
     def _say(self, record: ExportRecord) -> None:
-        if self._options.verbose:
-            texts.say(texts.line(record))
+        if not self._options.verbose:
+            return
+        texts.say(texts.line(record))
+        compared = texts.compared(record)
+        if compared is not None and compared != self._said:
+            self._said = compared
+            texts.say(compared)
 
     def _failed(self, what: str, error: BaseException) -> ExportError:
         failure = as_export_error(what, error)

@@ -88,6 +88,24 @@ class StateSource:
             if self._sample_inputs is not None:
                 self._probe_of(plan)
 
+    def left_out(self) -> list[str]:
+        """Return what `restore` needs to resume training, and the endpoints leave out.
+
+        Call this after `prepare`. Each item is a line that exports what is missing.
+        """
+        assert self._current is not None
+        registration, optimizer = self._current.registration, self._optimizer
+        exported = set(map(id, registration.variables("variables")))
+        lines = []
+        if not exported >= set(map(id, self._model.weights)):
+            lines.append("archive.track(model)")
+        collected = set(map(id, registration.collections.get(OPTIMIZER_VARIABLES, ())))
+        if optimizer is not None and not collected >= set(map(id, optimizer.variables)):
+            lines.append(
+                "archive.add_variable_collection('optimizer_variables', model.optimizer.variables)"
+            )
+        return lines
+
     def take(self) -> State:
         """Read the current weights. `State.completed` reads the rest.
 

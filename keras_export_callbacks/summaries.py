@@ -77,14 +77,22 @@ class SummaryWriter:
             for name, (value, description) in _scalars(record).items():
                 tf.summary.scalar(f"export/{name}", float(value), description=description + _POINTS)
             tf.summary.text("export/summary", markdown(record, reversed(self._earlier)))
-            if record.epoch is not None and record.monitor is not None and record.value is not None:
+            if record.epoch is not None and record.value is not None and self._has_keras_runs():
                 # Keras's `TensorBoard` callback uses this tag and step: both share a chart.
-                tag = f"epoch_{record.monitor.removeprefix('val_')}"
+                tag = f"epoch_{str(record.monitor).removeprefix('val_')}"
                 tf.summary.scalar(tag, record.value, record.epoch)
         self._writer.flush()
         if self._file is None:
             self._file = self._written_file()
         self._earlier.append(record)
+
+    def _has_keras_runs(self) -> bool:
+        """Return whether Keras's `TensorBoard` callback writes to the log directory.
+
+        Without its curves, a chart with its name would show only the exports.
+        """
+        runs = ("train", "validation")
+        return any(tf.io.gfile.isdir(f"{self._log_dir}/{run}") for run in runs)
 
     def _open(self) -> None:
         self._directory = self._run()

@@ -38,12 +38,52 @@ def why(record: ExportRecord) -> str:
     return f"{record.reason}, {record.monitor}={record.value:.6g}"
 
 
+def about(epoch: int | None, text: str) -> str:
+    """Return a text about an epoch, which Keras's progress bar counts from 1.
+
+    >>> about(2, "not exported"), about(None, "not exported")
+    ('Epoch 3: not exported', 'not exported')
+    """
+    return text if epoch is None else f"Epoch {epoch + 1}: {text}"
+
+
 def line(record: ExportRecord) -> str:
     """Return one line about an export."""
+    exported = about(record.epoch, "Exported" if record.epoch is None else "exported")
     return (
-        f"Exported version {record.version} ({why(record)}) to {record.path}; "
+        f"{exported} version {record.version} ({why(record)}) to {record.path}; "
         f"training waited {duration(record.stall_seconds)}."
     )
+
+
+def compared(record: ExportRecord) -> str | None:
+    """Return one line about what was compared with the model. None if nothing was."""
+    if record.parity is None:
+        return None
+    skipped = record.parity.skipped
+    names = ", ".join(name for name in sorted(record.endpoints) if name not in skipped)
+    reasons = "".join(f" Not compared: {name}, which {skipped[name]}." for name in sorted(skipped))
+    return f"Compared with the model: {names}.{reasons}"
+
+
+def changes(before: Mapping[str, EndpointInfo], after: Mapping[str, EndpointInfo]) -> list[str]:
+    """Return what a client of the endpoints `before` may miss in the endpoints `after`."""
+    found: dict[str, list[str]] = {}
+    for name, was in sorted(before.items()):
+        if name not in after:
+            found.setdefault("is gone", []).append(f"endpoint '{name}'")
+            continue
+        now = after[name]
+        for kind, old, new in (
+            ("input", was.inputs, now.inputs),
+            ("output", was.outputs, now.outputs),
+        ):
+            for tensor in {**old, **new}:
+                texts = [_tensor(each[tensor]) if tensor in each else "none" for each in (old, new)]
+                if texts[0] != texts[1]:
+                    change = f"{kind} '{tensor}' was {texts[0]} and is {texts[1]}"
+                    found.setdefault(change, []).append(f"'{name}'")
+    return [f"{', '.join(names)}: {change}" for change, names in found.items()]
 
 
 def say(line: str) -> None:

@@ -73,7 +73,6 @@ def test_scalars_and_summary_at_the_training_step() -> None:
         "export/write_seconds",
         "export/size_bytes",
         "export/summary",
-        "epoch_loss",
     }
     steps = [record.step for record in records]
     assert events("export/version") == [(step, i + 1) for i, step in enumerate(steps)]
@@ -81,7 +80,6 @@ def test_scalars_and_summary_at_the_training_step() -> None:
         assert events(f"export/{tag}") == [
             (record.step, pytest.approx(getattr(record, name), rel=1e-6)) for record in records
         ]
-    assert [step for step, _ in events("epoch_loss")] == [record.epoch for record in records]
     summary = events("export/summary")[0][1]
     value = f"{records[0].value:.6g}"
     assert summary.startswith(f"### Version 1: improved, val_loss={value}\n\n| ")
@@ -96,6 +94,22 @@ def test_scalars_and_summary_at_the_training_step() -> None:
     before = later.partition("#### Earlier exports\n\n")[2].splitlines()
     assert before[0] == "| version | epoch | step | reason | training waited | size |"
     assert before[2].startswith(f"| 1 | 0 | {steps[0]} | improved, val_loss={value} | ")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_exports_are_on_the_charts_of_keras_if_there_are_any(is_first: bool) -> None:
+    callbacks = [ExportOnImprove("base", "val_loss"), keras.callbacks.TensorBoard("logs")]
+    validation = data(seed=1)
+    classifier().fit(
+        *data(),
+        epochs=2,
+        verbose=0,
+        validation_data=validation,
+        callbacks=callbacks if is_first else callbacks[::-1],
+    )
+    assert events("epoch_loss") == [
+        (record.epoch, pytest.approx(record.value)) for record in callbacks[0].exports
+    ]
 
 
 def test_no_log_dir_writes_no_events() -> None:

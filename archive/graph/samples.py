@@ -52,6 +52,9 @@ def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
         ExportValueError: If the sample has other dtypes than the batches of `fit`.
     """
     fed, sample = _items(specs, fed_inputs(model)), _items(specs, _sample.get())
+    if not sample and isinstance(_sample.get(), Mapping):  # Perhaps by the names of endpoints.
+        found = (_items(specs, each) for each in _sample.get().values())
+        sample = next(filter(None, found), [])
     if fed and sample:
         _check_alike(model, fed, sample)
     if not fed and not all(_tells_dtype(item) for _, item in sample):

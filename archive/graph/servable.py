@@ -127,10 +127,10 @@ class ServableGraph:
         read = [variable for trace in traces for variable in trace.variables]
         everything = _unique([*listed, *(item for item in read if id(item) not in hidden)])
         weights = [item for layer in self.host_state.layers for item in layer.weights]
-        is_weight = {id(raw_variable(item)) for item in weights}
-        self.measured = [variable for variable in everything if id(variable) in is_weight]
+        self._weights = {id(raw_variable(item)): item for item in weights}
+        self.measured = [variable for variable in everything if id(variable) in self._weights]
         # The other state: seeds, states of recurrent layers, and optimizer variables.
-        self.progress = [variable for variable in everything if id(variable) not in is_weight]
+        self.progress = [variable for variable in everything if id(variable) not in self._weights]
         named = [*tracked, *self._state.tables.values()]
         self.resources = _exported(self.host_state.resources, named, traces)
         self.tables = [resource for resource in self.resources if is_mutable_table(resource)]
@@ -226,7 +226,7 @@ class ServableGraph:
         # an average, is listed below, so that `restore` either finds it or warns of it.
         places = [*self.lists.get(VARIABLES, ()), *self.lists.get(OPTIMIZER_VARIABLES, ())]
         others = {id(item) for item in self.variables} - {id(item) for item in places}
-        infos = {id(item): described(item, key_of[id(item)]) for item in self.variables}
+        infos = {id(item): self._described(item, key_of[id(item)]) for item in self.variables}
         state = [
             replace(infos[at], path=addresses[at]) for at in infos if at in others & {*addresses}
         ]
@@ -249,6 +249,10 @@ class ServableGraph:
             ADDRESSES: tuple(placed),
             ELSEWHERE: tuple(elsewhere),
         }
+
+    def _described(self, variable: Any, key: str) -> VariableInfo:
+        """The description of a variable, with the path that Keras gives it if it is a weight."""
+        return replace(described(self._weights.get(id(variable), variable)), key=key)
 
     def _saved(self, directory: Path, left_out: set[str]) -> SavedGraph:
         """Remove the checkpoint of a SavedModel, which holds no values. Keep the rest in memory."""

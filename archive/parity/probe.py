@@ -130,7 +130,9 @@ class Probe:
     Args:
         graph: The traced endpoints.
         sample_inputs: One batch, nested as the model takes it. If an endpoint takes several
-            arguments, this is a list or tuple with one item per argument.
+            arguments, this is a list or tuple with one item per argument. Or a dict of such
+            batches by the names of endpoints. A dict is one batch if its keys are also the
+            names of inputs of one endpoint.
 
     Attributes:
         skipped: Dict of the names of signatures that are not compared to the reasons.
@@ -143,6 +145,7 @@ class Probe:
         self.sample_inputs = sample_inputs
         self.skipped: dict[str, str] = {}
         self._graph = graph
+        self._by_endpoint = _by_endpoint(graph, sample_inputs)
         calls: dict[str, _Call | str] = {}
         for name, signature in graph.signatures().items():
             endpoint = signature.endpoint.name
@@ -175,10 +178,20 @@ class Probe:
         # dropout do this, for example.
         if moves_state and reads_live and not self._uses_no_seed(signature):
             return _NO_INFERENCE
+        sample, name = self.sample_inputs, signature.endpoint.name
+        if self._by_endpoint is not None:
+            if name not in self._by_endpoint:
+                return "has no sample in `sample_inputs`"
+            sample = self._by_endpoint[name]
         try:
-            found = arguments(_specs(signature.trace), signature.inputs, self.sample_inputs)
+            found = arguments(_specs(signature.trace), signature.inputs, sample)
         except (TypeError, ValueError) as error:
-            return f"expects one batch that fits {_specs(signature.trace)}: {error}"
+            reason = f"expects one batch that fits {_specs(signature.trace)}: {error}"
+            if self._by_endpoint is None:
+                return reason
+            raise ExportValueError(
+                f"Endpoint '{name}' cannot be compared on sample_inputs[{name!r}]. It {reason}."
+            ) from error
         call = _Call(signature, [], found, _resolution(signature, nodes), moves_state)
         if moves_state and not reads_live and not self._depends_on_no_seed(call):
             return _NO_INFERENCE
@@ -228,6 +241,16 @@ class Probe:
             if any("Random" in node.op for node in operations(trace, leading_to=trace.outputs)):
                 return False
             return set(scope.state_mapping) <= {id(seed) for seed in self._graph.host_state.seeds}
+
+
+def _by_endpoint(graph: ServableGraph, sample_inputs: Any) -> Mapping[str, Any] | None:
+    """Return the samples by endpoint, or None if the sample is one batch for all endpoints."""
+    if not isinstance(sample_inputs, Mapping) or not sample_inputs:
+        return None
+    endpoints = {endpoint.name for endpoint in graph.endpoints}
+    inputs = [set(signature.inputs) for signature in graph.signatures().values()]
+    is_batch = any(sample_inputs.keys() <= names for names in inputs)
+    return sample_inputs if sample_inputs.keys() <= endpoints and not is_batch else None
 
 
 def _resolution(signature: Signature, nodes: Sequence[Any]) -> float:

@@ -106,6 +106,68 @@ def match_variables(
     return match
 
 
+def match_by_path(
+    variables: Sequence[Any],
+    ours: Sequence[VariableInfo],
+    theirs: Sequence[VariableInfo],
+    weights: Sequence[Any],
+) -> Match:
+    """Pair the variables of a model with those of a version that lists them in no order.
+
+    If the paths differ only in the numbers that Keras adds to names, variables of one shape
+    are paired in the order of these numbers.
+
+    Args:
+        variables: The model's variables.
+        ours: The descriptions of the model's variables.
+        theirs: The descriptions of the version's variables.
+        weights: The variables in `variables` that need a pair.
+    """
+    needed = set(map(id, weights))
+    by_path = {(info.path, *_kind(info)): info for info in theirs}
+    found = [by_path.get((info.path, *_kind(info))) for info in ours]
+    match = Match()
+    if any(
+        info is None and id(variable) in needed
+        for variable, info in zip(variables, found, strict=True)
+    ):
+        found = _in_order_of_counts(ours, theirs)
+        renamed = [(a, b) for a, b in zip(ours, found, strict=True) if b and a.path != b.path]
+        match.renamed = {_parent(b.path): _parent(a.path) for a, b in renamed}
+    for variable, a, b in zip(variables, ours, found, strict=True):
+        if b is not None:
+            match.pairs.append((variable, b))
+        elif id(variable) in needed:
+            match.problems.append(f"the version has no {_text(a)}")
+    return match
+
+
+def _in_order_of_counts(
+    ours: Sequence[VariableInfo], theirs: Sequence[VariableInfo]
+) -> list[VariableInfo | None]:
+    """For each of our variables, one with the same path up to the numbers in it, or None."""
+    found: dict[int, VariableInfo] = {}
+    for group in {(_uncounted(info.path), *_kind(info)) for info in ours}:
+        our_places, candidates = (
+            [
+                (_counts(info), place)
+                for place, info in enumerate(infos)
+                if (_uncounted(info.path), *_kind(info)) == group
+            ]
+            for infos in (ours, theirs)
+        )
+        if len(our_places) == len(candidates):
+            pairs = zip(sorted(our_places), sorted(candidates), strict=True)
+            found |= {place: theirs[other] for (_, place), (_, other) in pairs}
+    return [found.get(place) for place in range(len(ours))]
+
+
+def _counts(info: VariableInfo) -> list[int]:
+    """The numbers that Keras added to the parts of a path, or 0 where it added none."""
+    counts = [_COUNT.search(part) for part in info.path.split("/")]
+    return [int(count[0][1:]) if count else 0 for count in counts]
+
+
 def match_optimizer(
     variables: Sequence[Any],
     ours: tuple[Sequence[VariableInfo], Sequence[VariableInfo]],

@@ -213,6 +213,14 @@ class ExportRecord:
     schema: Int64 = SCHEMA
     unread: tuple[str, ...] = field(default=(), compare=False)
 
+    def __repr__(self) -> str:
+        known = {"epoch": self.epoch, "step": self.step}
+        parts = [f"{name}={value}" for name, value in known.items() if value is not None]
+        names = {name: name if name.isidentifier() else repr(name) for name in self.metrics}
+        parts += [f"{names[name]}={value:.6g}" for name, value in self.metrics.items()]
+        described = "".join(f", {part}" for part in parts)
+        return f"ExportRecord({str(self.path)!r}, {self.reason!r}{described})"
+
     @property
     def extra_files(self) -> dict[str, FileInfo]:
         """The size and the digest of each extra file, by its name below ``assets.extra``."""

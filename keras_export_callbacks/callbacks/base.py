@@ -44,6 +44,10 @@ class ExportCallback(Keras3Callback):
         self._batches: int | None = None
         self._held: Future[State] | None = None
         self._is_resumed = False
+        self._is_told_of_resuming = False
+        # How many versions there were when training started, and why there is none since.
+        self._count = 0
+        self._why_none = ""
         self._is_copy = False
         self._store.check()
 
@@ -125,6 +129,8 @@ class ExportCallback(Keras3Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self._epoch = self._held = None
         self._running.finish()
+        if len(self._running.exports) == self._count:
+            self._running.say(None, f"Nothing was exported to '{self.base_dir}': {self._why_none}.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: the options and records, but no model and no threads."""
@@ -152,6 +158,9 @@ class ExportCallback(Keras3Callback):
         if self._batches is not None:
             self._running.prepare()
             self._batches = None
+            if not self._is_told_of_resuming:
+                self._is_told_of_resuming = True
+                self._running.tell_what_is_left_out()
 
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
         return self._running.moment(self._epoch, logs or {})
@@ -161,8 +170,12 @@ class ExportCallback(Keras3Callback):
 
         If weights were held for validation, these are exported.
         """
-        if why is None or self._running.declines(moment):
+        if why is None:
             return False
+        if self._running.declines(moment):
+            self._why_none = "`only_if` did not return True"
+            return False
+        self._why_none = "the last version was not published"
         self._running.submit(moment, why, self._held)
         return True
 
@@ -176,6 +189,7 @@ class ExportCallback(Keras3Callback):
         return "any" if self._is_resumed else "newest"
 
     def _start(self, moment: Moment) -> None:
+        self._count, self._why_none = len(self._running.exports), "no export was due"
         self._is_resumed = bool(moment.step)
         self._begin(moment)
 

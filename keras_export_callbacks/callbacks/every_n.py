@@ -66,9 +66,12 @@ class ExportEveryN(ExportCallback):
             version is tested before it is published: another process loads it, as a
             model server does, and its outputs are compared with the model's outputs. If
             they differ by more than rounding, the version is not published.
+            To give endpoints samples of their own, pass a dict of samples by the names of
+            the endpoints.
         on_export: Function that is called with the `ExportRecord` of each version
             after it is published. It runs on the thread that published the version.
-        verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
+        verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
+            nothing.
 
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written

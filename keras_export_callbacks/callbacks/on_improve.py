@@ -71,9 +71,12 @@ class ExportOnImprove(ExportCallback):
             version is tested before it is published: another process loads it, as a
             model server does, and its outputs are compared with the model's outputs. If
             they differ by more than rounding, the version is not published.
+            To give endpoints samples of their own, pass a dict of samples by the names of
+            the endpoints.
         on_export: Function that is called with the `ExportRecord` of each version
             after it is published. It runs on the thread that published the version.
-        verbose: 0 or 1. 1 prints one line per export, and 0 prints nothing.
+        verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
+            nothing.
 
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
@@ -181,6 +184,8 @@ class ExportOnImprove(ExportCallback):
 
     def _due(self, moment: Moment) -> Why | None:
         if self.monitor not in moment.metrics:
+            self._why_none = f"{self.monitor} had no finite value"
+            self._running.say(moment.epoch, f"not exported, because {self._why_none}.")
             return None
         trigger = OnImprove(self._objective(), self._min_delta)
         try:
@@ -189,6 +194,9 @@ class ExportOnImprove(ExportCallback):
             self._running.fail(error)  # Nobody knows whether this is the best.
             return None
         if not trigger.is_due(moment, best):
+            value = f"{self.monitor}={moment.metrics[self.monitor]:.6g}"
+            self._running.say(moment.epoch, f"{value} did not improve from {best:.6g}.")
+            self._why_none = f"no epoch was better than {self.monitor}={best:.6g}"
             return None
 
         def still_improves() -> bool:

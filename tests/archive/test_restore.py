@@ -87,31 +87,117 @@ def test_a_model_that_does_not_match_lists_each_difference(version: Path) -> Non
     assert_equal_state(state(model), before)
 
 
-def test_a_version_without_the_optimizer_does_not_fit_a_compiled_model() -> None:
-    def inference_only(archive: ExportArchive, model: Any) -> None:
-        archive.track(model)
-        archive.add_endpoint("serve", model.call, model.inputs)
+def inference_only(archive: ExportArchive, model: Any) -> None:
+    archive.track(model)
+    archive.add_endpoint("serve", model.call, model.inputs)
 
+
+def untracked(archive: ExportArchive, model: Any) -> None:
+    archive.add_endpoint("serve", lambda x: model(x, training=False), model.inputs)
+
+
+def export_of(model: Any, endpoints: Any) -> Any:
+    with Exporter("base", model, endpoints=endpoints, log_dir=None) as exporter:
+        return exporter.export().result()
+
+
+def test_a_version_without_the_optimizer_gives_back_the_weights() -> None:
+    model, other = classifier(), classifier()
+    for each in (model, other):
+        each.fit(*data(seed=each is model), verbose=0)
+    record = export_of(model, inference_only)
+    optimizer = state(other)[len(other.variables) :]
+    with pytest.warns(UserWarning, match=r"the optimizer, which stays.*add_variable_collection"):
+        restore(other, record)
+    assert_equal_state(state(other), [*state(model)[: len(model.variables)], *optimizer])
+    restore(classifier(compiled=False), record)
+
+
+def test_a_version_of_an_untracked_model_gives_back_the_weights() -> None:
     model = classifier()
-    model.optimizer.build(model.trainable_variables)
-    with Exporter("base", model, endpoints=inference_only, log_dir=None) as exporter:
-        version = exporter.export().result()
-    with pytest.raises(
-        ExportError,
-        match=r"(?s)optimizer variable 0: the version has nothing.*add_variable_collection",
-    ):
-        restore(model, version.path)
-    restore(classifier(compiled=False), version.path)
+    model.fit(*data(), verbose=0)
+    record = export_of(model, untracked)
+    other = classifier()
+    with pytest.warns(UserWarning, match="names in model|could be restored") as warned:
+        restore(other, record)
+    assert_equal_state(other.get_weights(), model.get_weights())
+    told = " ".join(str(each.message) for each in warned)
+    assert "Some names in model" in told  # Keras counted on.
+    assert "seed_generator" in told
+    assert "the optimizer, which stays" in told
+
+
+def named(*names: str) -> Any:
+    hidden = [keras.layers.Dense(4, name=name) for name in names]
+    return keras.Sequential([keras.Input((4,)), *hidden], name="named")
+
+
+def test_names_decide_where_nothing_else_does() -> None:
+    model, other = named("a", "b"), named("b", "a")
+    record = export_of(model, untracked)
+    restore(other, record)
+    assert_equal_state(other.get_weights(), [*model.get_weights()[2:], *model.get_weights()[:2]])
+    before = state(strange := named("a", "c"))
+    with pytest.raises(ExportError, match=r"(?s)has no named/c/kernel.*without `archive.track"):
+        restore(strange, record)
+    assert_equal_state(state(strange), before)
+
+
+def test_the_optimizer_of_an_untracked_model_is_put_back() -> None:
+    def with_optimizer(archive: ExportArchive, model: Any) -> None:
+        untracked(archive, model)
+        archive.add_variable_collection("optimizer_variables", model.optimizer.variables)
+
+    model, other = named("a", "b"), named("a", "b")
+    for each in (model, other):
+        each.compile("adam", "mse")
+    x, _ = data()
+    model.fit(x, x, verbose=0)
+    restore(other, export_of(model, with_optimizer))
+    assert_equal_state(state(other), state(model))
+
+
+def test_a_base_directory_stands_for_its_newest_version() -> None:
+    model = classifier()
+    callback = ExportEveryN("base", log_dir=None)
+    model.fit(*data(), epochs=2, verbose=0, callbacks=[callback])
+    other = classifier()
+    record = restore(other, "base")
+    assert record == callback.exports[1]
+    assert record.path == Path("base/2").absolute()
+    assert_equal_state(state(other), state(model))
+    assert restore(other, callback.exports[0]) == callback.exports[0]
+    assert restore(other, "base/2") == record
+
+
+ENDPOINTS = {"inference_only": inference_only, "untracked": untracked}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "line"),
+    [
+        ("inference_only", r"Add `archive.add_variable_collection\('opt"),
+        ("untracked", r"Add `archive.track\(model\)` and `archive.add_variable"),
+    ],
+)
+def test_a_fit_that_cannot_be_resumed_says_so_once(endpoints: str, line: str) -> None:
+    callback = ExportEveryN("base", endpoints=ENDPOINTS[endpoints], log_dir=None)
+    model = classifier()
+    with pytest.warns(UserWarning, match=line) as warned:
+        model.fit(*data(), verbose=0, callbacks=[callback])
+    assert len(warned) == 1
+    model.fit(*data(), verbose=0, callbacks=[callback])  # A warning would be an error.
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("base/9", "no version at .*/base/9'. Its parent directory holds 1"),
-        ("base", "'.*base' is a base directory.*such as '.*base/1'"),
+        ("empty", "The base directory '.*/empty' holds no versions"),
     ],
 )
 def test_a_version_that_does_not_exist(version: Path, path: str, message: str) -> None:
+    Path("empty").mkdir()
     with pytest.raises(ExportError, match=message):
         restore(classifier(), path)
 

@@ -109,3 +109,16 @@ def test_tuner_search() -> None:
         said, truth = re.findall(r"\[(\d(?:, \d)*)\]", printed)
         right = sum(a == b for a, b in zip(said.split(", "), truth.split(", "), strict=True))
         assert right >= 6
+
+
+@pytest.mark.slow
+def test_edge() -> None:
+    for printed in run_twice("edge.py"):
+        said = re.search(
+            r"accuracy of the version: ([\d.]+)%, of digits.tflite: ([\d.]+)%", printed
+        )
+        assert said is not None
+        assert float(said[1]) > 80
+        assert abs(float(said[1]) - float(said[2])) < 3
+        assert "'labels.txt': 49" in printed
+        assert "image is a two, and should be a two" in printed

@@ -43,6 +43,7 @@ def test_every_kind_of_model(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.filterwarnings("ignore:Training cannot be resumed from these versions")
 def test_models_as_in_keras_examples(name: str) -> None:
     keras.utils.set_random_seed(1)
     example = EXAMPLES[name]()
