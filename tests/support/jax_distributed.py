@@ -83,7 +83,7 @@ def main(rank: int, port: str, killed: bool) -> None:
     import jax
 
     jax.distributed.initialize(
-        f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=5
+        f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
     )
     devices = keras.distribution.list_devices()
     x, y = batches()
