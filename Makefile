@@ -15,7 +15,7 @@ test: lint types pytest
 pytest: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
-	$(if $(findstring jax,$(EXTRAS)),$(MAKE) test-jax)
+	$(if $(findstring jax,$(EXTRAS)),KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax)
 
 # Keras runs on one backend in a process, so that these tests run once for each.
 ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
@@ -23,7 +23,7 @@ ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weig
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow" tests/on_jax $(ON_BOTH)
 
-# All tests with servers of object stores, of which `test` leaves out the slow ones.
+# All tests with servers of object stores. `test` runs the quick ones, and S3 alone.
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 

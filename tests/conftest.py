@@ -46,9 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: item.path.stem != "test_resume_everything")
     for item in items:
-        kind = getattr(item, "callspec", None) and item.callspec.params.get("place")
+        kinds = [*item.callspec.params.values()] if hasattr(item, "callspec") else []
         is_there = "buckets" in item.path.parts or item.path.stem == "test_buckets"
-        if is_there or kind in ("s3", "google", "azure"):
+        if is_there or any(kind in ("s3", "google", "azure") for kind in kinds):
             item.add_marker(pytest.mark.buckets)
+        if any(kind in ("google", "azure") for kind in kinds):
+            item.add_marker(pytest.mark.slow)  # `make test` takes S3 alone.
         if IS_JAX and (mark := item.get_closest_marker("tensorflow_only")):
             item.add_marker(pytest.mark.skip(reason=f"TensorFlow only: {mark.args[0]}"))
