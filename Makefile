@@ -15,18 +15,17 @@ test: lint types pytest
 pytest: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not zoo"
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
+	$(if $(findstring jax,$(EXTRAS)),$(MAKE) test-jax)
 
-# Keras runs on one backend in a process.
+# Keras runs on one backend in a process, so that these tests run once for each.
+ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
+	summaries.py told_in_time.py triggers.py worker.py)
 test-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow" tests/on_jax $(ON_BOTH)
 
 # All tests with servers of object stores, of which `test` leaves out the slow ones.
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
-
-# Keras runs on one backend in a process.
-pytest-jax: $(VENV)/installed
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax
 
 test-fast: lint
 	$(BIN)/pytest -n 2 -m "not slow and not zoo"

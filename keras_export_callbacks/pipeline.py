@@ -6,8 +6,10 @@ to the background half in `publisher`, and reports the failures of both halves.
 
 from __future__ import annotations
 
+import atexit
 import time
 import warnings
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -75,6 +77,7 @@ class Pipeline:
         self._prepared = 0.0
         self._was_noticed = False
         self._told: set[str] = set()
+        _pipelines.add(self)
 
     @property
     def exports(self) -> list[ExportRecord]:
@@ -241,11 +244,15 @@ class Pipeline:
         self._failures.append(failure)
         self.report_failures()
 
+    def unreported_failures(self) -> list[ExportError]:
+        """Return the errors since the last report. They count as reported from now on."""
+        return [self._failures.pop(0) for _ in range(len(self._failures))]
+
     def report_failures(self) -> None:
         """Issue the warnings since the last report, and raise or warn of the errors."""
         for warning in [self._warnings.pop(0) for _ in range(len(self._warnings))]:
             warnings.warn(warning, stacklevel=3)
-        failures = [self._failures.pop(0) for _ in range(len(self._failures))]
+        failures = self.unreported_failures()
         if not failures:
             return
         if self._options.on_error == "warn":
@@ -297,3 +304,15 @@ class Pipeline:
                 "or to a faster disk.",
                 stacklevel=4,
             )
+
+
+# All pipelines that a script holds when it ends.
+_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+@atexit.register
+def _tell_of_failures() -> None:
+    """Warn of exports that failed while the script ended, when nobody asks for them any more."""
+    for pipeline in _pipelines:
+        for failure in pipeline.unreported_failures():
+            warnings.warn(f"An export failed while the process ended: {failure}", stacklevel=2)

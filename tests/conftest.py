@@ -10,8 +10,9 @@ import pytest
 # Before anything imports TensorFlow: it logs about the machine when it starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# For tests of `keras.distribution`. Everything else uses the first device.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+IS_JAX = os.environ["KERAS_BACKEND"] == "jax"
+if IS_JAX:  # Four devices for `keras.distribution`. All else uses the first one.
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let JAX keep what it compiles, for the other tests and for processes that they start."""
-    if os.environ["KERAS_BACKEND"] != "jax":
+    if not IS_JAX:
         return
     import jax
 
@@ -39,10 +40,15 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs servers of object stores. Let the test that takes longest come first."""
+    """Mark what needs servers of object stores, and skip on JAX what is TensorFlow's alone.
+
+    Let the test that takes longest come first.
+    """
     items.sort(key=lambda item: item.path.stem != "test_resume_everything")
     for item in items:
         kind = getattr(item, "callspec", None) and item.callspec.params.get("place")
         is_there = "buckets" in item.path.parts or item.path.stem == "test_buckets"
         if is_there or kind in ("s3", "google", "azure"):
             item.add_marker(pytest.mark.buckets)
+        if IS_JAX and (mark := item.get_closest_marker("tensorflow_only")):
+            item.add_marker(pytest.mark.skip(reason=f"TensorFlow only: {mark.args[0]}"))

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.models import assert_equal_state, classifier, data, state
+from support.models import IS_JAX, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import (
     ExportDirectory,
@@ -32,8 +32,12 @@ from keras_export_callbacks.pipeline import Pipeline
 
 
 def train(model: Any, steps: int) -> None:
-    """A plain `GradientTape` loop."""
+    """A loop of one's own, with a plain `GradientTape` on TensorFlow."""
     x, y = data()
+    if IS_JAX:  # A loop by hand is in tests/on_jax/test_loops.py.
+        for _ in range(steps):
+            model.train_on_batch(x, y)
+        return
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for _ in range(steps):
         with tf.GradientTape() as tape:
@@ -42,6 +46,7 @@ def train(model: Any, steps: int) -> None:
         model.optimizer.apply(gradients, model.trainable_variables)
 
 
+@pytest.mark.tensorflow_only("a GradientTape")
 def test_a_gradient_tape_loop() -> None:
     model = classifier()
     x, _ = data()
@@ -49,7 +54,7 @@ def test_a_gradient_tape_loop() -> None:
     with Exporter("base", model, log_dir=None) as exporter:
         for epoch in range(3):
             train(model, 2)
-            outputs.append(model(x, training=False).numpy())
+            outputs.append(np.asarray(model(x, training=False)))
             exporter.export(epoch=epoch, metrics={"loss": 1 / (epoch + 1), "nan": float("nan")})
     assert [(e.version, e.step, e.epoch) for e in exporter.exports] == [
         (1, 2, 0),
@@ -319,7 +324,7 @@ STEPS = {
     "tensor": lambda: tf.constant(5, tf.int64),
     "float tensor": lambda: tf.constant(5.0),
     "tf.Variable": lambda: tf.Variable(5),
-    "keras.Variable": lambda: keras.Variable(5, dtype="int64"),
+    "keras.Variable": lambda: keras.Variable(5, dtype="int32"),
     "iterations": lambda: _after_five_steps().iterations,
 }
 

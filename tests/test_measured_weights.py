@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.models import Logs, assert_equal_state, classifier, data, state
+from support.models import IS_JAX, Logs, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprove, restore
 
@@ -146,7 +146,10 @@ class Attention(keras.layers.Layer):
 
 @pytest.mark.parametrize(
     ("name", "validated"),
-    [*((name, True) for name in DRAWING), ("Dropout", False), ("LSTM", False)],
+    # It takes JAX seconds to compile each. More are in tests/on_jax/test_restore.py.
+    [("Dropout", True), ("SimpleRNN", True)]
+    if IS_JAX
+    else [*((name, True) for name in DRAWING), ("Dropout", False), ("LSTM", False)],
 )
 def test_a_resumed_training_is_bit_for_bit_the_same(name: str, validated: bool) -> None:
     build, shape = DRAWING[name]
@@ -184,6 +187,7 @@ class Counting(keras.Model):
         return self.dense(inputs + self.generator.normal(tf.shape(inputs)))
 
 
+@pytest.mark.tensorflow_only("the model has variables and random numbers of TensorFlow")
 def test_what_validation_moves_is_as_training_goes_on_with_it() -> None:
     x = np.ones((8, 3), "float32")
     model, other = Counting(), Counting()

@@ -17,6 +17,11 @@ def loadable_text(path: str | os.PathLike[str]) -> str:
         ExportValueError: If TensorFlow cannot load from `path`.
     """
     text = path_text(path)
+    if _PATH_OF_URL.match(text):
+        raise ExportValueError(
+            f"Received {path!r}. Expected the URL of a bucket as a string, such as "
+            "'s3://bucket/prefix'. A `Path` drops one of the slashes."
+        )
     if not text or "\0" in text:
         raise ExportValueError(
             f"Received {text!r}. Expected the path of a directory, not empty and without "
@@ -71,4 +76,5 @@ def is_url(text: str) -> bool:
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PATH_OF_URL = re.compile(r"(s3|gs|az):/(?!/)")
 _PATTERN = re.compile(r"[*?\[\\]")

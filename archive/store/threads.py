@@ -22,7 +22,11 @@ def in_thread(function: Callable[[], _T]) -> Future[_T]:
             future.set_exception(error)
 
     # A pool of `concurrent.futures` would wait for its threads when the process ends.
-    threading.Thread(target=run, daemon=True, name="keras-export-io").start()
+    thread = threading.Thread(target=run, daemon=True, name="keras-export-io")
+    try:
+        thread.start()
+    except RuntimeError:
+        run()  # Python 3.12 starts no threads when the main thread has ended.
     return future
 
 
@@ -46,7 +50,11 @@ def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[
                 index, function = left.popleft()
             except IndexError:
                 return
-            results[index] = function()
+            try:
+                results[index] = function()
+            except BaseException:
+                left.clear()  # After an error, no thread begins anything new.
+                raise
 
     count = len(left)
     running = [in_thread(work) for _ in range(min(width, count))]
@@ -54,5 +62,5 @@ def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[
         for future in running:
             future.result()
     finally:
-        left.clear()  # After an error or Ctrl-C, no thread begins anything new.
+        left.clear()  # Nor after Ctrl-C.
     return [results[index] for index in range(count)]

@@ -21,14 +21,15 @@ def sweep(url: str) -> None:
 
 
 def left(url: str) -> list[str]:
-    """What lies there beside versions and gravestones."""
+    """What lies there beside versions, and marks of numbers that were given out."""
     found, key = bucket_at(url)
     versions = {str(version) for version in ExportDirectory(url).versions()}
     return [
         entry.key
         for entry in found.below(key)
         if entry.key.removeprefix(f"{key}/").partition("/")[0] not in versions
-        and not (f"/{claims.CLAIMS}/" in entry.key and entry.size == 0)
+        and not (f"/{claims.CLAIMS}/" in entry.key and entry.size <= 1)
+        and f"/{claims.REMOVALS}/" not in entry.key
     ]
 
 

@@ -83,7 +83,7 @@ def main(rank: int, port: str, killed: bool) -> None:
     import jax
 
     jax.distributed.initialize(
-        f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=5
+        f"127.0.0.1:{port}", 2, rank, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
     )
     devices = keras.distribution.list_devices()
     x, y = batches()
@@ -104,10 +104,10 @@ def main(rank: int, port: str, killed: bool) -> None:
     best = ExportOnImprove("best", "score", mode="min", log_dir=None, sample_inputs=x[:8])
     every = ExportEveryN("steps", n=3, unit="batch", log_dir=None)
     model.fit(x, y, epochs=3, callbacks=[scores, best, every], **OPTIONS)
-    for record in every.exports:
-        revived = tf.saved_model.load(str(record.path))
-        assert np.allclose(revived.serve(x), expected(model, x), atol=1e-5) == (record.step == 12)
-    train_on(model, "steps/4")
+    if rank == 0:
+        served = tf.saved_model.load("steps/4")
+        np.testing.assert_allclose(served.serve(x), expected(model, x), atol=1e-5)
+    train_on(model, "steps/4")  # It builds a model, which waits for the first process.
     say([told(best), told(every)])
 
     fit_until_killed(model)

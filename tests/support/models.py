@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+# The backend that Keras runs on. It is chosen when it is imported.
+IS_JAX = keras.backend.backend() == "jax"
+
 CLASSES = 3
 FEATURES = 4
 

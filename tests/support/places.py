@@ -98,7 +98,7 @@ class Place:
         return there.read(f"{base}/{at}")[0]
 
     def contents(self, at: str = "") -> dict[str, bytes]:
-        """All files below a directory, by relative path, but for tombstones of numbers."""
+        """All files below a directory, by relative path, but for marks of numbers."""
         if isinstance(self.base, Path):
             root = self.base / at
             return {
@@ -111,7 +111,7 @@ class Place:
         return {
             entry.key.removeprefix(f"{key}/"): there.read(entry.key)[0]
             for entry in there.below(key)
-            if entry.size or not entry.key.startswith(f"{base}/{claims.CLAIMS}/")
+            if entry.size > 1 or not entry.key.startswith(f"{base}/{claims.CLAIMS}/")
         }
 
     @property

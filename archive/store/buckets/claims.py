@@ -6,7 +6,12 @@ again and again. A claim that was not renewed for `LEASE` seconds, by the clock 
 the store, belongs to a dead writer. The next writer replaces it by a tombstone,
 which is an empty object. A number with a tombstone is no version, whatever lies
 there, and nobody gets that number again: its writer may only have been frozen, and
-may go on.
+may go on. Tombstones stay for `TOMBSTONE_LEASE`.
+
+A writer that gives up a number replaces its claim by a free mark, which the next
+writer replaces by its own claim. The claim is not deleted: the answer to a delete
+may get lost, and the repeated request would delete the claim of another writer. Only
+what belongs to a number that nobody can get any more is deleted.
 """
 
 from __future__ import annotations
@@ -16,14 +21,16 @@ import json
 import os
 import platform
 import random
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from ...errors import StorageError
+from ..threads import in_thread
 from ..versions import SAVED_MODEL, Numbers, parse
 from .failures import ChangedError
 from .objects import Bucket, Entry, Seen
@@ -35,6 +42,15 @@ LEASE = 60.0
 
 # Uploaded files are kept for longer, because it takes time to upload them again.
 STAGING_LEASE = 600.0
+
+# A writer may be frozen for long, as on a laptop that sleeps.
+TOMBSTONE_LEASE = 7 * 24 * 3600.0
+
+# The body of a claim that was given up. Its length tells it from claims and tombstones.
+_FREE = b"-"
+
+# How long Ctrl-C waits for what is cleaned up, in seconds.
+_PATIENCE = 3.0
 
 # In the folder of each writer, the object that tells that the writer is alive.
 _ALIVE = "alive"
@@ -50,11 +66,13 @@ class Numbered:
 
     Attributes:
         claims: the claims, by number. The writer of a claim may be dead.
-        tombstones: the numbers that nobody may get again.
+        tombstones: the tombstones, by number. Nobody gets these numbers again.
+        free: the numbers whose claims were given up.
     """
 
     claims: dict[int, Entry]
-    tombstones: set[int]
+    tombstones: dict[int, Entry]
+    free: set[int]
 
 
 class Claims:
@@ -76,19 +94,16 @@ class Claims:
 
     def has(self, number: int) -> bool:
         """Whether a number has a claim or a tombstone."""
-        return self._bucket.head(self._key(number)) is not None
+        found = self._bucket.head(self._key(number))
+        return found is not None and found.size != len(_FREE)
 
     def has_tombstone(self, number: int) -> bool:
         """Whether a number has a tombstone."""
         found = self._bucket.head(self._key(number))
         return found is not None and found.size == 0
 
-    def retire(self, number: int) -> None:
-        """Give a number a tombstone, so that nobody gets it again."""
-        self._bucket.create(self._key(number), b"")
-
     def forget(self, number: int) -> None:
-        """Remove a claim, or a tombstone that a higher number makes unnecessary."""
+        """Remove what belongs to a number that nobody can get any more."""
         self._bucket.delete([self._key(number)])
 
     @contextlib.contextmanager
@@ -101,13 +116,18 @@ class Claims:
         """
         claim = self._claim(numbers, taken)
         beating = Heartbeat(claim.beat, LEASE / 5)
+
+        def end() -> None:
+            if claim.is_published:
+                self.forget(claim.number)
+            elif not claim.is_lost and not claim.is_kept:
+                claim.give_up()
+
         try:
             yield claim
         finally:
             beating.stop()
-            if not claim.is_lost and not claim.is_kept:
-                with contextlib.suppress(StorageError):  # It expires after `LEASE`.
-                    self.forget(claim.number)
+            clean_up(end)  # If it fails, the claim expires after `LEASE`.
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
@@ -120,8 +140,10 @@ class Claims:
             yield folder
         finally:
             beating.stop()
-            with contextlib.suppress(StorageError):  # It expires after `STAGING_LEASE`.
-                self._bucket.delete([entry.key for entry in self._bucket.below(folder)])
+            # If it fails, the folder expires after `STAGING_LEASE`.
+            clean_up(
+                lambda: self._bucket.delete([entry.key for entry in self._bucket.below(folder)])
+            )
 
     def sweep_folders(self, staged: Iterable[Entry]) -> None:
         """Delete the uploads of dead writers.
@@ -162,6 +184,17 @@ class Claims:
                 self._bucket.replace(current.key, b"", Seen(current.tag, current.generation))
                 self.clear(number)
 
+    def expired(self, tombstones: Mapping[int, Entry]) -> list[int]:
+        """The numbers of tombstones that are older than any writer that may go on."""
+        if not tombstones:
+            return []
+        now = self._now()
+        return [
+            number
+            for number, entry in tombstones.items()
+            if (now - entry.modified).total_seconds() > TOMBSTONE_LEASE
+        ]
+
     def clear(self, number: int) -> None:
         """Remove the files of a number that is no version. The graph goes first."""
         graph = f"{self._base}{number}/{SAVED_MODEL}"
@@ -181,21 +214,33 @@ class Claims:
                 time.sleep(random.uniform(pause / 2, pause))
                 pause = min(2 * pause, 0.3)
                 continue
-            names = [*taken(), *map(str, there.tombstones)]
-            number = numbers.next(names)
+            number = numbers.next([*taken(), *map(str, there.tombstones)])
             body = json.dumps(
                 {"writer": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}
             ).encode()
-            seen = self._bucket.create(self._key(number), body)
+            seen = self._take(number, body, number in there.free)
             if seen is None:
                 continue
+            claim = Claim(self._bucket, self._key(number), number, body, seen)
             # Since we listed, another writer may have claimed, published and released a number.
             now = self.all()
             others = [*now.claims.keys() - {number}, *now.tombstones]
             if numbers.next([*taken(), *map(str, others)]) == number and len(now.claims) == 1:
-                return Claim(self._bucket, self._key(number), number, body, seen)
-            self.forget(number)
+                return claim
+            claim.give_up()
             time.sleep(random.uniform(0, 0.1))
+
+    def _take(self, number: int, body: bytes, is_free: bool) -> Seen | None:
+        """Write a claim, and return its state, or None if another writer was faster."""
+        key = self._key(number)
+        if not is_free:
+            return self._bucket.create(key, body)
+        current = self._bucket.head(key)
+        if current is None or current.size != len(_FREE):
+            return None
+        with contextlib.suppress(ChangedError):
+            return self._bucket.replace(key, body, Seen(current.tag, current.generation))
+        return None
 
     def _now(self) -> datetime:
         """The time by the clock of the store."""
@@ -217,10 +262,22 @@ class Claims:
 def numbered(entries: dict[str, Entry]) -> Numbered:
     """The claims and tombstones among objects below ``.claims``, which are given by name."""
     by_number = {number: entry for name, entry in entries.items() if (number := parse(name))}
+    free = {number for number, entry in by_number.items() if entry.size == len(_FREE)}
     return Numbered(
-        {number: entry for number, entry in by_number.items() if entry.size},
-        {number for number, entry in by_number.items() if not entry.size},
+        {number: each for number, each in by_number.items() if each.size and number not in free},
+        {number: each for number, each in by_number.items() if not each.size},
+        free,
     )
+
+
+def clean_up(function: Callable[[], object]) -> None:
+    """Call a function that need not succeed. After Ctrl-C, wait a few seconds for it at most."""
+    if isinstance(sys.exc_info()[1], Exception | None):
+        with contextlib.suppress(StorageError, LostClaimError):
+            function()
+        return
+    with contextlib.suppress(Exception):
+        in_thread(function).result(_PATIENCE)
 
 
 class Claim:
@@ -231,14 +288,17 @@ class Claim:
         is_lost: whether another writer has ended the claim.
         is_kept: whether the claim stays there when its writer is done, so that others
             remove its files.
+        is_published: whether the version of the number is there.
     """
 
     def __init__(self, bucket: Bucket, key: str, number: int, body: bytes, seen: Seen) -> None:
         self.number = number
         self.is_lost = False
         self.is_kept = False
+        self.is_published = False
         self._bucket, self._key, self._body, self._seen = bucket, key, body, seen
         self._renewed = time.monotonic()
+        self._is_over = False
         self._lock = threading.Lock()
 
     def beat(self) -> None:
@@ -248,16 +308,30 @@ class Claim:
             LostClaimError: If another writer has ended it.
         """
         with self._lock:
-            if self.is_lost:
-                raise LostClaimError
+            if self._is_over:
+                return  # The heart beat once more.
             began = time.monotonic()
-            body = self._body + uuid.uuid4().hex.encode()
-            try:
-                self._seen = self._bucket.replace(self._key, body, self._seen)
-            except ChangedError:
-                self.is_lost = True
-                raise LostClaimError from None
+            self._replace(self._body + uuid.uuid4().hex.encode())
             self._renewed = began
+
+    def give_up(self) -> None:
+        """Let others claim the number.
+
+        Raises:
+            LostClaimError: If another writer has ended it.
+        """
+        with self._lock:
+            self._is_over = True
+            self._replace(_FREE)
+
+    def _replace(self, body: bytes) -> None:
+        if self.is_lost:
+            raise LostClaimError
+        try:
+            self._seen = self._bucket.replace(self._key, body, self._seen)
+        except ChangedError:
+            self.is_lost = True
+            raise LostClaimError from None
 
     def check(self) -> None:
         """Renew the claim unless it was renewed a moment ago."""
@@ -276,8 +350,9 @@ class Heartbeat:
     def __init__(self, beat: Callable[[], object], seconds: float) -> None:
         self._beat, self._seconds = beat, seconds
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="keras-export-claim")
-        self._thread.start()
+        thread = threading.Thread(target=self._run, daemon=True, name="keras-export-claim")
+        with contextlib.suppress(RuntimeError):  # Python 3.12 starts none when a script has ended.
+            thread.start()
 
     def stop(self) -> None:
         """Stop to call the function."""

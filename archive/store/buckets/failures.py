@@ -15,6 +15,10 @@ class ChangedError(Exception):
     """An object has changed since it was read."""
 
 
+class ConflictError(Exception):
+    """The store refused a request that it may accept a moment later."""
+
+
 class UnreachableError(StorageError):
     """The store does not answer."""
 
@@ -30,8 +34,11 @@ def is_missing_bucket(error: Exception) -> bool:
 
 def is_temporary(error: Exception) -> bool:
     """Whether the same request may succeed later."""
+    if isinstance(error, ConflictError):
+        return True
     text = str(error).split("\n\nDebug")[0]
-    return bool(re.search(r"HTTP error|status code: (50[02-9]|5[1-9]\d|429|408)", text))
+    status = r"HTTP error|InternalError|SlowDown|status code: (50[02-9]|5[1-9]\d|429|408)"
+    return bool(re.search(status, text))
 
 
 def reason(error: Exception) -> str:

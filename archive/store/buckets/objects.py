@@ -24,6 +24,7 @@ from . import clients
 from .clients import SCHEMES, exceptions, obstore
 from .failures import (
     ChangedError,
+    ConflictError,
     UnreachableError,
     UnreadableKeyError,
     advice,
@@ -40,9 +41,9 @@ RETRY_SECONDS = 120.0
 FIRST_ANSWER_SECONDS = 12.0
 
 # The size of the parts in which large files are sent, and how many parts of a file are sent
-# at the same time. Two files at the same time take 96 MB of memory.
-PART = 16 * 2**20
-PARTS_AT_ONCE = 3
+# at the same time. Two files at the same time take 64 MB of memory.
+PART = 8 * 2**20
+PARTS_AT_ONCE = 4
 
 _T = TypeVar("_T")
 
@@ -85,6 +86,19 @@ class Seen:
     generation: str | None
 
 
+@dataclass(frozen=True)
+class _State:
+    """What was found where a conditional write was refused.
+
+    Attributes:
+        seen: its state.
+        own: the same if its contents are what was to be written, else None.
+    """
+
+    seen: Seen
+    own: Seen | None
+
+
 class Bucket:
     """The objects of one bucket.
 
@@ -109,7 +123,10 @@ class Bucket:
             try:
                 return _seen(obstore().put(client, key, content, mode="create"))
             except (exceptions().AlreadyExistsError, exceptions().PreconditionError):
-                return self._own(client, key, content)
+                there = self._state(client, key, content)
+                if there is None:
+                    raise ConflictError("another request for it is under way") from None
+                return there.own
 
         return self._do(act, "write", key)
 
@@ -130,7 +147,10 @@ class Bucket:
                 exceptions().AlreadyExistsError,
                 FileNotFoundError,
             ):
-                return self._own(client, key, content)
+                there = self._state(client, key, content)
+                if there is not None and there.own is None and there.seen == seen:
+                    raise ConflictError("another request for it is under way") from None
+                return None if there is None else there.own
 
         written = self._do(act, "write", key)
         if written is None:
@@ -139,7 +159,15 @@ class Bucket:
 
     def put(self, key: str, content: bytes | Path) -> Seen:
         """Write or replace an object."""
-        return self._do(lambda client: _put(client, key, content), "write", key)
+
+        def act(client: Any) -> Seen:
+            try:
+                return _put(client, key, content)
+            except FileNotFoundError as error:
+                self._raise_if_no_bucket(error)
+                raise ConflictError("the upload of its parts was lost") from None
+
+        return self._do(act, "write", key)
 
     def copy(self, source: str, target: str) -> None:
         """Write or replace an object with a copy that the store makes itself.
@@ -265,16 +293,17 @@ class Bucket:
         if doomed:
             self._do(act, "delete", doomed[0])
 
-    def _own(self, client: Any, key: str, content: bytes) -> Seen | None:
-        """The state of the object at `key` if its contents are ours, else None.
+    def _state(self, client: Any, key: str, content: bytes) -> _State | None:
+        """What is at a key where a conditional write of `content` was refused, if anything.
 
         The store may have written the object although its answer got lost. The request
         is then repeated, and the store finds the object there.
         """
         with contextlib.suppress(FileNotFoundError):
             found = obstore().get(client, key)
-            if found.meta["size"] == len(content) and bytes(found.bytes()) == content:
-                return _seen(found.meta)
+            seen = _seen(found.meta)
+            is_own = found.meta["size"] == len(content) and bytes(found.bytes()) == content
+            return _State(seen, seen if is_own else None)
         return None
 
     def _do(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
@@ -328,6 +357,14 @@ class Bucket:
                     raise kind(
                         f"Cannot {what} '{self.url}/{key}': {reason(error)}.{advice(error)}"
                     ) from None
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":
+                    raise
+                raise StorageError(
+                    f"Cannot {what} '{self.url}/{key}': obstore stopped with {error!s:.200}. "
+                    "Check the URL, and the environment variables of the store, such as "
+                    "AWS_ENDPOINT_URL='https://host:port'."
+                ) from None
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 

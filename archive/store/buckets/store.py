@@ -25,7 +25,16 @@ from ..remote import RemotePath
 from ..staging import temporary_workspace
 from ..threads import side_by_side
 from ..versions import MANIFEST, SAVED_MODEL, Numbers, claimed, parse
-from .claims import CLAIMS, REMOVALS, STAGING, Claim, Claims, LostClaimError, numbered
+from .claims import (
+    CLAIMS,
+    REMOVALS,
+    STAGING,
+    Claim,
+    Claims,
+    LostClaimError,
+    clean_up,
+    numbered,
+)
 from .failures import ChangedError, UnreachableError, UnreadableKeyError
 from .objects import PART, Bucket, Entry, Seen, bucket_at
 
@@ -120,7 +129,7 @@ class BucketStore(BucketFiles):
 
     def check(self) -> None:
         """Raise unless several writers can publish versions here safely."""
-        if self._bucket in _probed:
+        if (self._bucket, self._key) in _probed:
             return
         key = f"{self._key}{STAGING}/probe-{uuid.uuid4().hex}/probe"
         created = self._bucket.create(key, b"first")
@@ -140,7 +149,7 @@ class BucketStore(BucketFiles):
                 self._bucket.delete([key])
             raise
         self._bucket.delete([key])
-        _probed.add(self._bucket)
+        _probed.add((self._bucket, self._key))
 
     def _is_compared(self, key: str, created: Seen) -> bool:
         """Whether the store refuses to replace an object that has changed."""
@@ -254,7 +263,7 @@ class BucketStore(BucketFiles):
         with self._claims.folder() as folder:
             before = _stats(staged)
             sources = self._upload(staged, before.keys() - {SAVED_MODEL}, folder, known)
-            with self._claims.claimed(self._numbers, super().names) as claim:
+            with self._claims.claimed(self._numbers, self._taken) as claim:
                 finish(claim.number)
                 after = _stats(staged)
                 # Files that `finish` wrote were not uploaded yet.
@@ -262,6 +271,7 @@ class BucketStore(BucketFiles):
                     name: key for name, key in sources.items() if after.get(name) == before[name]
                 }
                 self._put_in_place(staged, after, sources, claim)
+                claim.is_published = True
                 self._numbers.see([str(claim.number)])
         self._remember(claim.number, known)
         return claim.number
@@ -300,6 +310,7 @@ class BucketStore(BucketFiles):
     ) -> None:
         target = f"{self._key}{claim.number}/"
         graph = f"{target}{SAVED_MODEL}"
+        claim.beat()  # This writer may have been frozen.
         try:
             side_by_side(
                 [
@@ -316,11 +327,21 @@ class BucketStore(BucketFiles):
             raise
         except BaseException as error:
             claim.is_kept = True  # If we cannot remove the files, others do.
-            if isinstance(error, StorageError) and not isinstance(error, UnreachableError):
-                claim.beat()  # Files are missing if another writer took this one for dead.
+            clean_up(lambda: self._take_back(claim))
+            # Files are missing if another writer took this one for dead.
+            is_refused = isinstance(error, StorageError) and not isinstance(error, UnreachableError)
+            if is_refused and claim.is_lost:
+                raise LostClaimError from None
+            raise
+
+    def _take_back(self, claim: Claim) -> None:
+        """Remove the files of a number that was not published."""
+        with contextlib.suppress(LostClaimError):
+            claim.beat()
+        # If the claim is lost, there is a tombstone, or a sweep has seen the version.
+        if not claim.is_lost or self._claims.has_tombstone(claim.number):
             self._claims.clear(claim.number)
             claim.is_kept = False
-            raise
 
     def _place(self, local: Path, source: str | None, target: str) -> None:
         if source is not None:
@@ -374,16 +395,17 @@ class BucketStore(BucketFiles):
         """Remove a version. It stops to be one at the first request."""
         if not self.has(version):
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
-        if version >= self._highest():
-            self._claims.retire(version)  # No higher number shows that it was given out.
+        highest = self._highest()
         self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
-        self._complete_removal(str(version))
+        self._complete_removal(str(version), highest)
 
-    def _complete_removal(self, name: str) -> None:
+    def _complete_removal(self, name: str, highest: int) -> None:
         number = parse(name)
         if number is not None:
             self._claims.clear(number)
-        self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
+        # Of the highest number, the mark stays: nothing else shows that it was given out.
+        if number is None or number < highest:
+            self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
 
     def sweep(self) -> None:
         """Complete removals, end the claims of dead writers, and delete their uploads."""
@@ -392,25 +414,35 @@ class BucketStore(BucketFiles):
             for name in (REMOVALS, STAGING, CLAIMS)
         ]
         removals, staged, claims_there = side_by_side(kinds)
-        for entry in removals:
-            self._complete_removal(self._relative(entry).partition("/")[2])
+        if removals:
+            highest = self._highest()
+            for entry in removals:
+                self._complete_removal(self._relative(entry).partition("/")[2], highest)
         claims = numbered(
             {self._relative(entry).partition("/")[2]: entry for entry in claims_there}
         )
         self._claims.retire_dead(claims)
         self._claims.sweep_folders(staged)
-        self._sweep_tombstones(claims.tombstones)
+        self._sweep_tombstones(claims.tombstones, claims.free)
 
     def _highest(self) -> int:
-        """The highest number in the base directory."""
-        return max((claimed(name) or 0 for name in super().names()), default=0)
+        """The highest number that was given out, as far as the base directory shows."""
+        return max((claimed(name) or 0 for name in self._taken()), default=0)
 
-    def _sweep_tombstones(self, tombstones: set[int]) -> None:
-        if not tombstones:
+    def _taken(self) -> list[str]:
+        """The names in the base directory, and the numbers that were removed there."""
+        removals = self._bucket.below(f"{self._key}{REMOVALS}")
+        return [*super().names(), *(entry.key.rpartition("/")[2] for entry in removals)]
+
+    def _sweep_tombstones(self, tombstones: Mapping[int, Entry], free: set[int]) -> None:
+        if not tombstones and not free:
             return
-        highest = max(self._highest(), *tombstones)
-        for number in tombstones:
-            self._claims.clear(number)  # Its writer may have gone on for a moment.
+        taken = {claimed(name) or 0 for name in self._taken()}
+        for number in tombstones.keys() & taken:
+            self._claims.clear(number)  # Its writer was frozen, and went on for a moment.
+        highest = max(taken | tombstones.keys(), default=0)
+        old = self._claims.expired(tombstones)
+        for number in {*old, *free}:
             if number < highest:
                 self._claims.forget(number)
 
@@ -419,8 +451,8 @@ class _TakenError(LostClaimError):
     """A program that knows no claims has written a version with the claimed number."""
 
 
-# The buckets that honour conditional writes.
-_probed: set[Bucket] = set()
+# The base directories that can be written to, with their buckets, which honour conditional writes.
+_probed: set[tuple[Bucket, str]] = set()
 
 
 def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_export_callbacks import ExportArchive, ExportError
+from keras_export_callbacks import ExportArchive, ExportDirectory, ExportError
 from keras_export_callbacks.archive.store.local import check_directory
 
 BASE = Path("base")
@@ -33,3 +33,9 @@ def test_a_base_directory_is_a_directory(path: str, at: str) -> None:
 def test_an_archive_is_written_to_local_directories_only() -> None:
     with pytest.raises(ExportError, match=r"'ram://artifact'.*not on a local file system"):
         ExportArchive().write_out("ram://artifact")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/served", "gs://bucket", "az://box/x"])
+def test_a_path_of_a_url_is_no_directory(url: str) -> None:
+    with pytest.raises(ExportError, match=r"Expected the URL of a bucket as a string"):
+        ExportDirectory(Path(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import random
 import signal
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 from support.bucket_target import publish
 from support.buckets import left, sweep
-from support.object_stores import SERVERS
-from support.places import commit, export, patched, place_of
+from support.object_stores import SERVERS, Server
+from support.places import Crash, commit, export, patched, place_of
 from support.processes import run_together, started
 
 from keras_export_callbacks import ExportDirectory, KeepLatest
-from keras_export_callbacks.archive.store.buckets import claims
+from keras_export_callbacks.archive.store.buckets import claims, store
 from keras_export_callbacks.archive.store.buckets.objects import Bucket, bucket_at
 from keras_export_callbacks.archive.store.record import MANIFEST
 from keras_export_callbacks.archive.store.store import open_store
@@ -167,8 +168,11 @@ def test_writers_a_remover_a_sweeper_and_a_reader_at_once(
     assert left(url) == []
 
 
-def frozen_at(step: str, name: str) -> Callable[..., Any]:
-    """A method of `Bucket` that, once, lets others take its writer for dead before it goes on."""
+def frozen_at(step: str, name: str, is_killed: bool = False) -> Callable[..., Any]:
+    """A method of `Bucket` that, once, lets others take its writer for dead before it goes on.
+
+    If it is killed, it goes on for this one step, which writes something.
+    """
     original = getattr(Bucket, step)
     is_first = True
 
@@ -177,8 +181,12 @@ def frozen_at(step: str, name: str) -> Callable[..., Any]:
         if is_first and any(str(arg).endswith(name) for arg in args):
             is_first = False
             with patched(claims, LEASE=-1.0, STAGING_LEASE=-1.0):
-                # As another writer does that comes then.
-                export(open_store(f"{self.url}/base"), epoch=2)
+                # As other writers do that come then.
+                for epoch in (2, 3):
+                    export(open_store(f"{self.url}/base"), epoch=epoch)
+            if is_killed:
+                self.put(str(args[-1]) if step == "copy" else str(args[0]), b"late")
+                raise Crash
         return original(self, *args)
 
     return act
@@ -200,11 +208,54 @@ def test_a_writer_that_was_frozen_for_long_begins_anew(
     record = export(open_store(url), epoch=1)
     directory = ExportDirectory(url)
     others = [version for version in directory.versions() if version != record.version]
-    assert len(others) == 1
-    assert record.version > others[0]
-    assert [directory.record(version).epoch for version in (others[0], record.version)] == [2, 1]
-    assert [directory.verify(version) for version in directory.versions()] == [[], []]
+    assert len(others) == 2
+    assert record.version > max(others)
+    assert [directory.record(version).epoch for version in (*others, record.version)] == [2, 3, 1]
+    assert [directory.verify(version) for version in directory.versions()] == [[], [], []]
     sweep(url)
+    assert left(url) == []
+
+
+@pytest.mark.parametrize(("step", "name"), [("copy", "variables.index"), ("create", GRAPH)])
+def test_a_writer_that_was_frozen_and_then_killed_leaves_nothing_that_counts(
+    url: str, step: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, step, frozen_at(step, name, is_killed=True))
+        patch.setattr(claims, "clean_up", lambda function: None)  # Nobody is left to do it.
+        patch.setattr(store, "clean_up", lambda function: None)
+        with pytest.raises(Crash):
+            export(open_store(url), epoch=1)
+    directory = ExportDirectory(url)
+    assert [record.epoch for record in directory.records()] == [2, 3]
+    assert directory.versions() == [2, 3]
+    sweep(url)
+    assert left(url) == []
+    assert export(open_store(url)).version == 4
+
+
+def test_a_claim_that_is_given_up_is_not_deleted(s3: Server, url: str) -> None:
+    """The answer may get lost, and the repeated request would delete that of another writer."""
+    deleted: list[str] = []
+
+    def note(environ: dict[str, Any]) -> None:
+        if environ["REQUEST_METHOD"] in ("DELETE", "POST"):
+            size = int(environ.get("CONTENT_LENGTH") or 0)
+            body = environ["wsgi.input"].read(size)
+            environ["wsgi.input"] = io.BytesIO(body)
+            deleted.append(f"{environ['PATH_INFO']} {body.decode()}")
+
+    s3.before = note  # type: ignore[assignment]
+
+    def fail(version: int) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        commit(open_store(url), finish=fail)
+    assert deleted
+    assert not any(claims.CLAIMS in each for each in deleted)
+    assert commit(open_store(url)) == 1
+    assert any(f"{claims.CLAIMS}/1" in each for each in deleted)
     assert left(url) == []
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import sys
 import threading
+from typing import Any
 
 import pytest
 from support import object_stores
@@ -19,6 +21,7 @@ from support.versions import FILES, file_infos, write_files
 from keras_export_callbacks import ExportDirectory, KeepLatest
 from keras_export_callbacks.archive.errors import StorageError
 from keras_export_callbacks.archive.store.buckets import claims, objects
+from keras_export_callbacks.archive.store.buckets.objects import PART
 from keras_export_callbacks.archive.store.store import open_store
 
 GRAPH = "saved_model.pb"
@@ -126,3 +129,64 @@ def test_a_file_is_one_request(s3: Server, url: str) -> None:
     s3.requests.clear()
     assert b"".join(open_store(url).at("1").blocks(GRAPH)) == FILES[GRAPH]
     assert s3.requests == {"GET": 1}
+
+
+@pytest.mark.parametrize("status", ["lost", "404 Not Found"])
+def test_an_upload_whose_parts_are_lost_is_sent_again(s3: Server, url: str, status: str) -> None:
+    seen = itertools.count()
+
+    def is_first(environ: dict[str, Any]) -> bool:
+        is_end = environ["REQUEST_METHOD"] == "POST" and "uploadId" in environ["QUERY_STRING"]
+        return is_end and next(seen) < (3 if status == "lost" else 1)
+
+    if status == "lost":
+        s3.lose = is_first
+    else:
+        body = b"<Error><Code>NoSuchUpload</Code></Error>"
+        s3.before = lambda environ: (status, body) if is_first(environ) else None
+    files = FILES | {"variables/large": os.urandom(PART + 1)}
+    assert export(open_store(url), files).version == 1
+    assert ExportDirectory(url).verify(1) == []
+
+
+@pytest.mark.parametrize("name", [GRAPH, "claim"])
+def test_a_conflict_is_no_other_object(s3: Server, url: str, name: str) -> None:
+    """S3 answers so while another request for the key is under way."""
+    seen = itertools.count()
+    body = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+    path = f"base/1/{GRAPH}" if name == GRAPH else "base/.claims/1"
+    s3.before = lambda environ: (
+        ("409 Conflict", body)
+        if environ["REQUEST_METHOD"] == "PUT"
+        and environ["PATH_INFO"].endswith(path)
+        and next(seen) < 2
+        else None
+    )
+    assert export(open_store(url)).version == 1
+    assert next(seen) > 2
+    assert ExportDirectory(url).verify(1) == []
+
+
+def test_ctrl_c_does_not_wait_for_what_is_cleaned_up(s3: Server, url: str) -> None:
+    is_silent, may_answer = threading.Event(), threading.Event()
+
+    def wait(environ: dict[str, Any]) -> None:
+        if "variables.index" in environ["PATH_INFO"]:
+            is_silent.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        if is_silent.is_set():
+            may_answer.wait()
+
+    s3.before = wait  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        export(open_store(url))
+    may_answer.set()
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", ""])
+def test_an_endpoint_that_is_no_url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    told(open_store("s3://somewhere/base").check)
