@@ -47,6 +47,7 @@ def versions() -> None:
 
 
 def run(*args: Any, code: int = 0, env: dict[str, str] | None = None) -> Result:
+    env = {"COLUMNS": "200"} | (env or {})
     result = CliRunner(env=env).invoke(main, [str(arg) for arg in args])
     assert result.exit_code == code, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)

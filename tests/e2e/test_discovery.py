@@ -147,6 +147,7 @@ def test_at_every_step_of_exports_and_removals(monkeypatch: pytest.MonkeyPatch) 
     assert server.steps >= {"shutil.rmtree", "fcntl.flock", *_CALLS}
 
 
+@pytest.mark.filterwarnings("ignore:Version .* has other inputs or outputs")
 def test_at_every_step_over_what_a_dead_writer_left(monkeypatch: pytest.MonkeyPatch) -> None:
     write_version(BASE, 7)
     write_files(BASE / ".staging" / "abandoned" / "8")

@@ -79,6 +79,7 @@ def test_a_long_outage_is_told_and_publishes_nothing(
     assert left(url) == []
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_silent_server_can_be_interrupted(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with object_stores.silent() as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -167,6 +168,7 @@ def test_a_conflict_is_no_other_object(s3: Server, url: str, name: str) -> None:
     assert ExportDirectory(url).verify(1) == []
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_does_not_wait_for_what_is_cleaned_up(s3: Server, url: str) -> None:
     is_silent, may_answer = threading.Event(), threading.Event()
 
