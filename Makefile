@@ -13,9 +13,8 @@ SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.t
 test: lint types pytest
 
 pytest: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not slow and not zoo"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
-	$(if $(findstring jax,$(EXTRAS)),KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/on_jax)
 
 # Keras runs on one backend in a process, so that these tests run once for each.
 ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
@@ -23,12 +22,12 @@ ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weig
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow" tests/on_jax $(ON_BOTH)
 
-# All tests with servers of object stores. `test` runs the quick ones, and S3 alone.
+# Every place for versions on servers of S3, Google and Azure. `test` publishes to S3 from `fit` alone.
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 
 test-fast: lint
-	$(BIN)/pytest -n 2 -m "not slow and not zoo"
+	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 
 # The lower bounds in pyproject.toml. JAX needs a newer TensorFlow.
 test-oldest:

@@ -48,10 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         kinds = [value for value in params if isinstance(value, str)]  # Others may be tensors.
-        is_there = "buckets" in item.path.parts or item.path.stem == "test_buckets"
-        if is_there or any(kind in ("s3", "google", "azure") for kind in kinds):
+        if "buckets" in item.path.parts or {"s3", "google", "azure"} & {*kinds}:
             item.add_marker(pytest.mark.buckets)
-        if any(kind in ("google", "azure") for kind in kinds):
-            item.add_marker(pytest.mark.slow)  # `make test` takes S3 alone.
         if IS_JAX and (mark := item.get_closest_marker("tensorflow_only")):
             item.add_marker(pytest.mark.skip(reason=f"TensorFlow only: {mark.args[0]}"))

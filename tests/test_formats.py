@@ -72,6 +72,7 @@ def test_each_version_of_a_fit_holds_its_own_weights() -> None:
     assert "compared model.tflite" in shown
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("options", "share", "rounding"),
     [
@@ -95,6 +96,7 @@ def test_quantization_saves_bytes_and_tells_what_it_costs(
     assert difference < rounding
 
 
+@pytest.mark.zoo
 def test_what_differs_too_much_is_not_published() -> None:
     function = litert(quantize="int8", max_difference=1e-6)
     with pytest.raises(ExportError, match=r"'model.tflite' cannot be made.*max_difference=1e-06"):
@@ -102,6 +104,7 @@ def test_what_differs_too_much_is_not_published() -> None:
     assert ExportDirectory("base").versions() == []
 
 
+@pytest.mark.zoo
 def test_another_endpoint() -> None:
     def endpoints(archive: ExportArchive, model: Any) -> None:
         standard_endpoints(archive, model)
@@ -143,6 +146,7 @@ def test_refuses_bad_arguments(options: Any, told: str) -> None:
         litert(**options)
 
 
+@pytest.mark.zoo
 def test_representative_inputs_of_another_form_are_told() -> None:
     function = litert(quantize="int8", representative_inputs={"x": PIXELS})
     with pytest.raises(ExportError, match=r"names \['inputs'\]"):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.cases import mostly_zoo
 from support.models import IS_JAX, Logs, assert_equal_state, classifier, data, state
 
 from keras_export_callbacks import ExportDirectory, ExportEveryN, ExportOnImprove, restore
@@ -149,7 +150,12 @@ class Attention(keras.layers.Layer):
     # It takes JAX seconds to compile each. More are in tests/on_jax/test_restore.py.
     [("Dropout", True), ("SimpleRNN", True)]
     if IS_JAX
-    else [*((name, True) for name in DRAWING), ("Dropout", False), ("LSTM", False)],
+    else mostly_zoo(
+        [*((name, True) for name in DRAWING), ("Dropout", False), ("LSTM", False)],
+        ("Dropout", True),
+        ("MultiHeadAttention", True),
+        ("LSTM", False),
+    ),
 )
 def test_a_resumed_training_is_bit_for_bit_the_same(name: str, validated: bool) -> None:
     build, shape = DRAWING[name]

@@ -120,6 +120,7 @@ def test_a_trial_that_diverges_does_not_end_the_search(capsys: pytest.CaptureFix
     ids=["Hyperband", "BayesianOptimization", "GridSearch"],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:keras")  # Of weights that it loads.
+@pytest.mark.zoo
 def test_other_searches(make: Any) -> None:
     tuner = make(ExportTrials(build))
     search(tuner, ExportOnImprove("trials", "val_loss", log_dir=None, keep=1))

@@ -64,6 +64,7 @@ def test_custom_loop() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_multi_device() -> None:
     path = EXAMPLES / "multi_device.py"
     told = r"2 replicas; .* model's accuracy is ([\d.]+), the artifact's ([\d.]+)"
@@ -75,6 +76,7 @@ def test_multi_device() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_fine_tuning() -> None:
     printed, again = run_twice("fine_tuning.py")
     sizes = re.findall(r"^(\d)        (\d+) kB +(\d+) kB$", printed, re.MULTILINE)
@@ -103,6 +105,7 @@ def test_resume() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_tuner_search() -> None:
     for printed in run_twice("tuner_search.py"):
         assert len(re.findall(r"^trial \d: [\d.]+ at epoch \d", printed, re.MULTILINE)) == 4

@@ -42,6 +42,7 @@ def test_every_kind_of_model(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.filterwarnings("ignore:Training cannot be resumed from these versions")
 def test_models_as_in_keras_examples(name: str) -> None:
@@ -57,6 +58,7 @@ def test_models_as_in_keras_examples(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     "name", ["Transformer with masks", "several tasks", "LoRA", "FeatureSpace"]
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.cases import mostly_zoo
 from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 
@@ -22,13 +23,17 @@ def exported_state(path: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [
+    mostly_zoo(
+        [
+            {"jit_compile": False},
+            {"jit_compile": True},
+            {"jit_compile": False, "steps_per_execution": 4},
+            {"jit_compile": True, "steps_per_execution": 4},
+            {"run_eagerly": True},
+        ],
         {"jit_compile": False},
-        {"jit_compile": True},
-        {"jit_compile": False, "steps_per_execution": 4},
         {"jit_compile": True, "steps_per_execution": 4},
-        {"run_eagerly": True},
-    ],
+    ),
     ids=str,
 )
 def test_snapshots_stay_as_they_were(

@@ -317,7 +317,10 @@ RECURRENT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.zoo] if name != "LSTM" else []) for name in RECURRENT],
+)
 def test_recurrent_dropout_is_inference_and_its_seeds_stay(name: str) -> None:
     """Its layers move their seeds in inference, too, for nothing."""
     x = np.random.default_rng(0).normal(size=(4, 4, 3)).astype("float32")
