@@ -26,6 +26,7 @@ search(tuner, ExportEveryN("trials", log_dir=None))
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_chief_and_two_workers() -> None:
     place = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free_port())}

@@ -42,6 +42,7 @@ def test_quickstart() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_own_endpoints() -> None:
     for printed in run_twice("own_endpoints.py"):
         # The truth, then three guesses with their scores.
@@ -88,6 +89,7 @@ def test_fine_tuning() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_serving_directory() -> None:
     # The same training, started again, publishes nothing that is the newest version already.
     for printed, versions in zip(run_twice("serving_directory.py"), ("123", "345"), strict=True):
@@ -115,6 +117,7 @@ def test_tuner_search() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_edge() -> None:
     for printed in run_twice("edge.py"):
         said = re.search(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.cases import mostly_zoo
 from support.examples import EXAMPLES
 from support.kinds import KINDS
 from support.models import IS_OLD_KERAS, state
@@ -29,7 +30,7 @@ def exported(model: Any, x: Any, y: Any, sample: Any, **options: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", mostly_zoo(KINDS, "dense", "LSTM", "subclassed", "mixed_float16"))
 def test_every_kind_of_model(name: str) -> None:
     model, x = KINDS[name].build()
     if name == "int8":

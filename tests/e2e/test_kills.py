@@ -96,6 +96,7 @@ def test_at_each_step_of_an_export_and_a_removal(witness: Witness) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 def test_at_random_times(witness: Witness) -> None:
     """RANDOM_KILLS=200 is the long run."""
     moments = random.Random(0)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.cases import mostly_zoo
 from support.kinds import KINDS
 from support.models import IS_OLD_KERAS
 from support.readers import BATCHES, OTHERS, READERS, Table, difference, named, printed
@@ -29,7 +30,7 @@ def table() -> Iterator[Table]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_zoo(KINDS, "CNN with BatchNormalization", "int8"))
 def test_every_reader_computes_what_the_model_does(kind: str, table: Table) -> None:
     if kind == "TextVectorization" and IS_OLD_KERAS:
         pytest.skip("Keras could not train this model yet")

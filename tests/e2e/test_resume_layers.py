@@ -26,7 +26,7 @@ print(json.dumps({name: resume(name) for name in CASES}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_a_layer_computes_what_it_did_or_is_named() -> None:
     run_python(BEGIN)
     resumed = json.loads(run_python(RESUME).splitlines()[-1])
