@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 # Before anything imports TensorFlow: it logs about the machine when it starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# A process that has traced a thousand models has millions of objects, and looking at all of them
+# again and again takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 IS_JAX = os.environ["KERAS_BACKEND"] == "jax"
 if IS_JAX:  # Four devices for `keras.distribution`. All else uses the first one.
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")

@@ -191,6 +191,7 @@ def test_a_real_tensorboard_shows_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # In Keras.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
