@@ -12,8 +12,10 @@ SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.t
 
 test: lint types pytest
 
+QUICK := $(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+
 pytest: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+	$(QUICK)
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
 
 # Keras runs on one backend in a process, so that these tests run once for each.
@@ -27,7 +29,7 @@ test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 
 test-fast: lint
-	$(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
+	$(QUICK)
 
 # The lower bounds in pyproject.toml. JAX needs a newer TensorFlow.
 test-oldest:

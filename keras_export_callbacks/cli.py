@@ -23,10 +23,10 @@ from rich.cells import cell_len, set_cell_size
 from . import texts
 from .archive.errors import DamagedVersionError, ExportError
 from .archive.store.directory import ExportDirectory
-from .archive.store.files import Progress
+from .archive.store.files import Progress, no_progress
 from .archive.store.garbage import no_garbage_collection
 from .archive.store.objective import Mode, Objective
-from .archive.store.record import WARMUP, ExportRecord, standing
+from .archive.store.record import WARMUP, ExportRecord, standing, withdrawn
 from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy, removals
 from .archive.store.store import Store, absolute_path, open_store, version_path
@@ -188,7 +188,7 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
         return
     click.echo("\n".join(lines))
     count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
-    click.echo(f"{count}, {texts.size(_disk_space(base, records))}")
+    click.echo(f"{count}, {texts.size(_disk_space(base, versions, records))}")
 
 
 @main.command(epilog="Example: keras-exports show served/classifier/12")
@@ -225,7 +225,7 @@ def verify(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     versions = _some_versions(base) if version is None else [version]
     found = {}
     for number in versions:
-        with _progress(f"Version {number}", _size(base, number)) as progress:
+        with _progress(base, number) as progress:
             found[number] = base.verify(number, progress)
         if not as_json:
             click.echo(f"{number}: {'; '.join(found[number]) or 'ok'}")
@@ -344,7 +344,7 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
 
     Every byte of the copy is compared with what was published.
     """
-    with _progress(f"Version {version}", _size(base, version)) as progress:
+    with _progress(base, version) as progress:
         path = base.download(version, to, progress)
     click.echo(_printable(str(path)))
 
@@ -417,19 +417,19 @@ def _size(base: ExportDirectory, version: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _progress(label: str, size: int | None) -> Iterator[Progress]:
-    """Show on a terminal how many of `size` bytes are done, while the block runs."""
+def _progress(base: ExportDirectory, version: int) -> Iterator[Progress]:
+    """Show on a terminal how many bytes of a version are done, while the block runs."""
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    is_hidden = not console.is_terminal
-    with Bar(
-        *columns, TransferSpeedColumn(), console=console, transient=True, disable=is_hidden
-    ) as bar:
-        task = bar.add_task(label, total=size)
+    with Bar(*columns, TransferSpeedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(f"Version {version}", total=_size(base, version))
         yield lambda count: bar.advance(task, count)
 
 
@@ -477,18 +477,20 @@ def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int
     for record in records:
         if record.version in notes:
             notes[record.version] += ["copy of " + record.copied_from] if record.copied_from else []
-    for version in {record.version for record in records} - {each.version for each in counting}:
+    for version in withdrawn(records):
         if version in notes:
             notes[version].append("withdrawn")
     return notes
 
 
-def _disk_space(base: ExportDirectory, records: Mapping[int, ExportRecord]) -> int:
+def _disk_space(
+    base: ExportDirectory, versions: Iterable[int], records: Mapping[int, ExportRecord]
+) -> int:
     """Return how many bytes all versions take. Files that they share count once."""
     if not base.store.can_link:
         return sum(record.bytes for record in records.values())
     inodes: dict[int, int] = {}
-    for version in base.versions():
+    for version in versions:
         path = base.store.local_path(version)
         inodes |= {} if path is None else _inodes(path)
     return sum(inodes.values())

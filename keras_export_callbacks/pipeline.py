@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -30,6 +30,8 @@ from .options import ExportOptions
 from .publisher import Publisher, Request, Why
 from .state import State, StateSource, as_export_error
 from .triggers import Moment
+
+_T = TypeVar("_T")
 
 # In seconds. A longer wait is worth a warning; the manifest records every wait.
 _NOTICEABLE = 1.0
@@ -246,11 +248,11 @@ class Pipeline:
 
     def unreported_failures(self) -> list[ExportError]:
         """Return the errors since the last report. They count as reported from now on."""
-        return [self._failures.pop(0) for _ in range(len(self._failures))]
+        return _drained(self._failures)
 
     def report_failures(self) -> None:
         """Issue the warnings since the last report, and raise or warn of the errors."""
-        for warning in [self._warnings.pop(0) for _ in range(len(self._warnings))]:
+        for warning in _drained(self._warnings):
             warnings.warn(warning, stacklevel=3)
         failures = self.unreported_failures()
         if not failures:
@@ -304,6 +306,11 @@ class Pipeline:
                 "or to a faster disk.",
                 stacklevel=4,
             )
+
+
+def _drained(items: list[_T]) -> list[_T]:
+    """Take all items out of a list to which another thread may append."""
+    return [items.pop(0) for _ in range(len(items))]
 
 
 # All pipelines that a script holds when it ends.

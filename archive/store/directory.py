@@ -25,10 +25,10 @@ from .garbage import no_garbage_collection
 from .objective import Mode, Objective
 from .paths import local_path
 from .publish import publish_record
-from .record import SCHEMA, ExportRecord, read_record, standing
+from .record import SCHEMA, ExportRecord, read_record, standing, withdrawn
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
-from .store import Files, Store, absolute_path, open_store, version_path
+from .store import Files, Store, open_store, version_path
 from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
 from .versions import MANIFEST, is_marker, parse
@@ -230,10 +230,10 @@ class ExportDirectory:
             ExportError: If the version does not exist or does not verify, if a later
                 version of this library wrote it, or if nothing can be written here.
         """
-        source = absolute_path(source_version_path)
-        if parse(source.name) is None and open_store(source).stat(MANIFEST) is not None:
-            return self._publish(open_store(source), str(source))
-        source, version = version_path(source, "source_version_path=")
+        copy = open_store(source_version_path)
+        if parse(copy.root.name) is None and copy.stat(MANIFEST) is not None:
+            return self._publish(copy, str(copy.root))
+        source, version = version_path(copy.root, "source_version_path=")
         origin = ExportDirectory(source.parent)._files_of(version)
         is_here = source.parent == self.path
         return self._publish(origin, str(version) if is_here else str(source))
@@ -269,45 +269,32 @@ class ExportDirectory:
         >>> record.version, record.copied_from, record.withdrawn
         (3, '1', (2,))
         """
-        versions = self.versions()
-        origins = self._origins(versions)
+        versions, records = self.versions(), self.records()
         if not versions:
             raise VersionNotFoundError(f"There are no versions in '{self.path}'.")
-        newest = versions[-1]
-        if version is None:
-            earlier = [each for each in versions if each < origins[newest]]
-            gone = {each for record in self.records() for each in record.withdrawn}
-            earlier = [each for each in earlier if each not in gone]
+        origins = _origins(versions, records)
+        newest, target = versions[-1], version
+        if target == newest:
+            raise ExportValueError(f"Version {target} is already the newest in '{self.path}'.")
+        if target is None:
+            gone = withdrawn(records)
+            earlier = [each for each in versions if each < origins[newest] and each not in gone]
             if not earlier:
                 raise VersionNotFoundError(f"'{self.path}' has no version before the newest.")
-            version = earlier[-1]
-            hint = f" Pass the version to go back to, instead of {version}."
-        else:
-            hint = ""
-            if version == newest:
-                raise ExportValueError(f"Version {version} is already the newest in '{self.path}'.")
-        files = self._files_of(version)
-        origin = origins.get(version, version)
-        withdrawn = [each for each in versions if each > origin and origins[each] != origin]
+            target = earlier[-1]
+        files = self._files_of(target)
+        origin = origins.get(target, target)
+        later = [each for each in versions if each > origin and origins[each] != origin]
         try:
-            return self._publish(files, str(version), withdrawn)
+            return self._publish(files, str(target), later)
         except (DamagedVersionError, NewerVersionError) as error:
-            raise type(error)(f"{error}{hint}") from error
+            if version is not None:
+                raise
+            raise type(error)(
+                f"{error} Pass the version to go back to, instead of {target}."
+            ) from error
 
-    def _origins(self, versions: Iterable[int]) -> dict[int, int]:
-        """Return the version that each version is a copy of, in this directory, or itself."""
-        origins: dict[int, int] = {}
-        records = {record.version: record for record in self.records()}
-        for version in sorted(versions):
-            record = records.get(version)
-            copied = (parse(record.copied_from or "") if record else None) or version
-            # A manifest may say anything, so only an older version counts.
-            origins[version] = origins.get(copied, copied) if copied < version else version
-        return origins
-
-    def _publish(
-        self, origin: Files, copied_from: str, withdrawn: Iterable[int] = ()
-    ) -> ExportRecord:
+    def _publish(self, origin: Files, copied_from: str, later: Iterable[int] = ()) -> ExportRecord:
         source = origin.root
         record = _record_in(origin)
         if record.is_newer:
@@ -328,9 +315,7 @@ class ExportDirectory:
             found = differences(open_store(staged), record.files)
             if problems := [*manifest_problems(origin), *found]:
                 raise DamagedVersionError(f"'{source}' cannot be published: {'; '.join(problems)}.")
-            record = replace(
-                record, path=staged, copied_from=copied_from, withdrawn=tuple(withdrawn)
-            )
+            record = replace(record, path=staged, copied_from=copied_from, withdrawn=tuple(later))
             return publish_record(staged, record, self.store)
 
     def download(
@@ -399,6 +384,17 @@ def _readable(base_dir: VersionPath) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"'{base_dir}' cannot be read: {error}.") from error
+
+
+def _origins(versions: Iterable[int], records: Iterable[ExportRecord]) -> dict[int, int]:
+    """Return the version that each version is a copy of, in the same directory, or itself."""
+    copies = {record.version: parse(record.copied_from or "") for record in records}
+    origins: dict[int, int] = {}
+    for version in sorted(versions):
+        copied = copies.get(version) or version
+        # A manifest may say anything, so only an older version counts.
+        origins[version] = origins.get(copied, copied) if copied < version else version
+    return origins
 
 
 def _record_in(version: Files) -> ExportRecord:

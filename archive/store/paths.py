@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import ExportTypeError, ExportValueError
+from .buckets.clients import SCHEMES
 
 
 def loadable_text(path: str | os.PathLike[str]) -> str:
@@ -76,5 +77,5 @@ def is_url(text: str) -> bool:
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PATH_OF_URL = re.compile(r"(s3|gs|az):/(?!/)")
+_PATH_OF_URL = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _PATTERN = re.compile(r"[*?\[\\]")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -266,20 +266,26 @@ class ExportRecord:
         return json.dumps(content, indent=1, allow_nan=False, default=operator.index) + "\n"
 
 
-def standing(records: Iterable[ExportRecord]) -> list[ExportRecord]:
+def withdrawn(records: Iterable[ExportRecord]) -> set[int]:
+    """Return the versions that rollbacks have withdrawn.
+
+    Args:
+        records: The records of all versions in one base directory.
+    """
+    # A manifest may say anything, but it withdraws only versions before its own.
+    return {
+        version for record in records for version in record.withdrawn if version < record.version
+    }
+
+
+def standing(records: Sequence[ExportRecord]) -> Sequence[ExportRecord]:
     """Return the records that no rollback has withdrawn.
 
     Args:
         records: The records of all versions in one base directory.
     """
-    records = list(records)
-    # A manifest may say anything, but it withdraws only versions before its own.
-    withdrawn = {
-        version for record in records for version in record.withdrawn if version < record.version
-    }
-    if not withdrawn:
-        return records
-    return [record for record in records if record.version not in withdrawn]
+    gone = withdrawn(records)
+    return [record for record in records if record.version not in gone] if gone else records
 
 
 def manifest_digest(content: bytes) -> bytes:

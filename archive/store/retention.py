@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..checks import is_whole
 from ..errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
-from .record import ExportRecord, standing
+from .record import ExportRecord, standing, withdrawn
 
 
 class RetentionPolicy:
@@ -189,7 +189,7 @@ def removals(policy: RetentionPolicy, records: Sequence[ExportRecord]) -> list[i
     kept = KeepAny((policy, KeepLatest(1))).keeps(records) | _bests(standing(records))
     kept |= {record.version for record in records if record.is_newer}
     for record in sorted(records, key=lambda record: record.version):
-        if any(each in kept for each in record.withdrawn if each < record.version):
+        if kept & withdrawn([record]):
             kept.add(record.version)
     return sorted({record.version for record in records} - kept)
 

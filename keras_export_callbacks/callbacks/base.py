@@ -122,8 +122,7 @@ class ExportCallback(Keras3Callback):
         self._running.report_failures()
         self._prepare()
         self._running.tell_of_unusable(logs or {})
-        moment = self._moment(logs)
-        self._export(moment, self._due(moment))
+        self._export_if_due(logs)
         self._held = None
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -164,6 +163,10 @@ class ExportCallback(Keras3Callback):
 
     def _moment(self, logs: Mapping[str, Any] | None) -> Moment:
         return self._running.moment(self._epoch, logs or {})
+
+    def _export_if_due(self, logs: Mapping[str, Any] | None) -> None:
+        moment = self._moment(logs)
+        self._export(moment, self._due(moment))
 
     def _export(self, moment: Moment, why: Why | None) -> bool:
         """Export if there is a reason, and if `only_if` allows it. Return whether it was so.

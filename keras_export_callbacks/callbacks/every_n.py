@@ -174,8 +174,7 @@ class ExportEveryN(ExportCallback):
     def _batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._has_run = True
         self._running.report_failures()
-        moment = self._moment(logs)
-        self._export(moment, self._due(moment))
+        self._export_if_due(logs)
 
     def _begin(self, moment: Moment) -> None:
         self._first_step, self._has_run = moment.step, False

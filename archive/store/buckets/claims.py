@@ -181,7 +181,7 @@ class Claims:
                 continue
             with contextlib.suppress(ChangedError):
                 # If its writer and others do this at the same time, the store lets one succeed.
-                self._bucket.replace(current.key, b"", Seen(current.tag, current.generation))
+                self._bucket.replace(current.key, b"", current.seen)
                 self.clear(number)
 
     def expired(self, tombstones: Mapping[int, Entry]) -> list[int]:
@@ -239,7 +239,7 @@ class Claims:
         if current is None or current.size != len(_FREE):
             return None
         with contextlib.suppress(ChangedError):
-            return self._bucket.replace(key, body, Seen(current.tag, current.generation))
+            return self._bucket.replace(key, body, current.seen)
         return None
 
     def _now(self) -> datetime:

@@ -49,6 +49,19 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The state of an object that a conditional write expects.
+
+    Attributes:
+        tag: its ETag.
+        generation: its version, in stores that number them.
+    """
+
+    tag: str | None
+    generation: str | None
+
+
+@dataclass(frozen=True)
 class Entry:
     """An object as the store lists it.
 
@@ -72,18 +85,10 @@ class Entry:
         # Some stores leave the generation out of a listing.
         return (self.size, self.tag or self.generation or "")
 
-
-@dataclass(frozen=True)
-class Seen:
-    """The state of an object that a conditional write expects.
-
-    Attributes:
-        tag: its ETag.
-        generation: its version, in stores that number them.
-    """
-
-    tag: str | None
-    generation: str | None
+    @property
+    def seen(self) -> Seen:
+        """Its state, for a conditional write."""
+        return Seen(self.tag, self.generation)
 
 
 @dataclass(frozen=True)

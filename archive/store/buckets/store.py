@@ -32,6 +32,7 @@ from .claims import (
     Claim,
     Claims,
     LostClaimError,
+    Numbered,
     clean_up,
     numbered,
 )
@@ -395,7 +396,7 @@ class BucketStore(BucketFiles):
         """Remove a version. It stops to be one at the first request."""
         if not self.has(version):
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
-        highest = self._highest()
+        highest = max(self._taken_numbers(), default=0)
         self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
         self._complete_removal(str(version), highest)
 
@@ -414,35 +415,32 @@ class BucketStore(BucketFiles):
             for name in (REMOVALS, STAGING, CLAIMS)
         ]
         removals, staged, claims_there = side_by_side(kinds)
-        if removals:
-            highest = self._highest()
-            for entry in removals:
-                self._complete_removal(self._relative(entry).partition("/")[2], highest)
         claims = numbered(
             {self._relative(entry).partition("/")[2]: entry for entry in claims_there}
         )
         self._claims.retire_dead(claims)
         self._claims.sweep_folders(staged)
-        self._sweep_tombstones(claims.tombstones, claims.free)
+        if removals or claims.tombstones or claims.free:
+            taken = self._taken_numbers()
+            for entry in removals:
+                name = self._relative(entry).partition("/")[2]
+                self._complete_removal(name, max(taken, default=0))
+            self._sweep_tombstones(claims, taken)
 
-    def _highest(self) -> int:
-        """The highest number that was given out, as far as the base directory shows."""
-        return max((claimed(name) or 0 for name in self._taken()), default=0)
+    def _taken_numbers(self) -> set[int]:
+        """The numbers that were given out, as far as the base directory shows."""
+        return {claimed(name) or 0 for name in self._taken()}
 
     def _taken(self) -> list[str]:
         """The names in the base directory, and the numbers that were removed there."""
         removals = self._bucket.below(f"{self._key}{REMOVALS}")
         return [*super().names(), *(entry.key.rpartition("/")[2] for entry in removals)]
 
-    def _sweep_tombstones(self, tombstones: Mapping[int, Entry], free: set[int]) -> None:
-        if not tombstones and not free:
-            return
-        taken = {claimed(name) or 0 for name in self._taken()}
-        for number in tombstones.keys() & taken:
+    def _sweep_tombstones(self, claims: Numbered, taken: set[int]) -> None:
+        for number in claims.tombstones.keys() & taken:
             self._claims.clear(number)  # Its writer was frozen, and went on for a moment.
-        highest = max(taken | tombstones.keys(), default=0)
-        old = self._claims.expired(tombstones)
-        for number in {*old, *free}:
+        highest = max(taken | claims.tombstones.keys(), default=0)
+        for number in {*self._claims.expired(claims.tombstones), *claims.free}:
             if number < highest:
                 self._claims.forget(number)
 
