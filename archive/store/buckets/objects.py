@@ -121,6 +121,10 @@ class Bucket:
         self._is_connecting = threading.Lock()
         self._has_answered = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # KerasTuner copies callbacks, and connections cannot be copied.
+        return _bucket, (self._scheme, self._name)
+
     def create(self, key: str, content: bytes) -> Seen | None:
         """Write a new object. If there is one already, leave it alone and return None."""
 
@@ -416,8 +420,13 @@ def bucket_at(url: str) -> tuple[Bucket, str]:
             f"Received '{url}', for which obstore is not installed. "
             "Run: pip install 'keras-export-callbacks[cloud]'"
         )
+    return _bucket(scheme, name), key
+
+
+def _bucket(scheme: str, name: str) -> Bucket:
+    """The bucket of this process, with the settings in the environment."""
     known = (scheme, name, *sorted(clients.settings().items()))
-    return _buckets.setdefault(known, Bucket(scheme, name)), key
+    return _buckets.setdefault(known, Bucket(scheme, name))
 
 
 def _put(client: Any, key: str, content: bytes | Path) -> Seen:

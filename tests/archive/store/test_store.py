@@ -6,11 +6,14 @@ in `test_local.py` and `test_copying.py`.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
+import pickle
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +31,7 @@ from keras_export_callbacks.archive.errors import (
     VersionNotFoundError,
 )
 from keras_export_callbacks.archive.store.record import MANIFEST, MANIFEST_DIGEST
+from keras_export_callbacks.archive.store.store import Store
 from keras_export_callbacks.archive.store.versions import MAX_VERSION
 
 GRAPH = "saved_model.pb"
@@ -323,6 +327,18 @@ def test_a_number_is_never_given_out_twice_by_one_who_has_seen_it(place: Place) 
     assert commit(store) == 4
     # Others go by what is there.
     assert commit(place.store()) == 5
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda store: pickle.loads(pickle.dumps(store))])
+def test_a_copy_of_a_store_in_use_publishes_to_the_same_place(
+    place: Place, how: Callable[[Store], Store]
+) -> None:
+    store = place.store()
+    store.check()
+    commit(store)
+    assert commit(how(store)) == 2
+    assert commit(store) == 3
+    assert sorted(place.directory().versions()) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("seen_by", ["names", "versions"])
