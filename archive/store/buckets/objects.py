@@ -387,7 +387,8 @@ class Bucket:
                 if is_over or not is_temporary(error):
                     kind = UnreachableError if is_temporary(error) else StorageError
                     raise kind(
-                        f"Cannot {what} '{self.url}/{key}': {reason(error)}.{advice(error)}"
+                        f"Cannot {what} '{self.url}/{key}': {reason(error)}."
+                        f"{advice(error, self._scheme)}"
                     ) from None
             except BaseException as error:
                 if type(error).__name__ != "PanicException":
