@@ -1,12 +1,14 @@
 """Draw `pause.svg` from `benchmarks/results.json`: what one export costs a training.
 
-The results are from a run of `make benchmark ARGS="--json benchmarks/results.json"`.
+`make benchmark ARGS="--json benchmarks/results.json"` measures the results.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,143 +18,150 @@ from svg import Picture
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results.json"
 
-# Of the two ways to use Keras's archive, the faster is drawn.
-METHODS = {
-    ("ours",): ("this library", "SavedModel"),
-    ("reference", "reference-again"): ("ExportArchive", "SavedModel"),
-    ("model-checkpoint",): ("ModelCheckpoint", "checkpoint"),
-    ("orbax",): ("OrbaxCheckpoint", "checkpoint"),
-}
+MODEL = "mobilenet"
 
-WIDTH, TOP, ROW = 830, 92, 50
-LEFT = (150.0, 450.0)
-RIGHT = (515.0, 795.0)
-UNITS = ((1, "s"), (1e-3, "ms"))
+# The name of each row, what it writes, and its method in the results. Of the two ways to use
+# Keras's archive, the faster is drawn.
+ROWS = (
+    ("this library", "SavedModel", ("ours",)),
+    ("ExportArchive", "SavedModel", ("reference", "reference-again")),
+    ("ModelCheckpoint", "checkpoint", ("model-checkpoint",)),
+    ("OrbaxCheckpoint", "checkpoint", ("orbax",)),
+)
+
+WIDTH, TOP, HEIGHT = 830, 92, 50
+PAUSE = (150.0, 450.0)
+LOST = (520.0, 795.0)
+BOTTOM = TOP + HEIGHT * len(ROWS)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an export costs, in seconds.
+
+    Attributes:
+        first: Float. The pause of the first export in a process, as a median.
+        later: Float. The pause of later exports, as a median.
+        lost: The training time that each of some exports took in all.
+    """
+
+    first: float
+    later: float
+    lost: Sequence[float]
+
+    @classmethod
+    def of(cls, runs: Sequence[Sequence[dict[str, float]]]) -> Cost:
+        """Return the cost in the samples of each process."""
+        later = [sample["stall"] for run in runs for sample in run[1:] if "stall" in sample]
+        lost = [sample["lost"] for run in runs for sample in run if "lost" in sample]
+        return cls(median(run[0]["stall"] for run in runs), median(later), lost)
 
 
 def main() -> None:
     """Read the results and draw them."""
     content = json.loads(RESULTS.read_text(encoding="utf-8"))
-    runs = {(r["job"]["subject"], r["job"]["method"]): r["runs"] for r in content["results"]}
-    height = TOP + ROW * len(METHODS) + 66
-    title = "The pause of an export, and the training time that an export takes in all"
-    picture = Picture(WIDTH, height, title)
-    bottom = TOP + ROW * len(METHODS)
-    _pauses(picture, runs, bottom)
-    _lost(picture, runs, bottom)
-    for index, (name, kind) in enumerate(METHODS.values()):
-        y = TOP + ROW * index + 25
-        picture.text(20, y, name, "ink bold" if index == 0 else "ink")
-        picture.text(20, y + 15, kind, "soft small")
-    picture.text(20, height - 16, _machine(content["machine"]), "soft small")
+    found = {
+        result["job"]["method"]: Cost.of(result["runs"])
+        for result in content["results"]
+        if result["job"]["subject"] == MODEL and result["runs"]
+    }
+    costs = [
+        min((found[method] for method in methods if method in found), key=lambda cost: cost.later)
+        for _, _, methods in ROWS
+    ]
+    title = "How long training pauses for an export, and the training time it takes in all"
+    picture = Picture(WIDTH, BOTTOM + 82, title)
+    _draw_pauses(picture, costs)
+    _draw_lost(picture, costs)
+    for index, (name, kind, _) in enumerate(ROWS):
+        picture.text(20, _row(index), name, _ink(index))
+        picture.text(20, _row(index) + 15, kind, "soft small")
+    for line, text in enumerate(_footer(content["machine"])):
+        picture.text(20, BOTTOM + 48 + 17 * line, text, "soft small")
     picture.save(HERE / "pause.svg")
 
 
-def _pauses(picture: Picture, runs: dict[Any, Any], bottom: float) -> None:
-    start, end = LEFT
-    pauses = [_pause(runs, methods) for methods in METHODS]
-    low = math.floor(math.log10(min(map(min, pauses))))
-    high = math.ceil(math.log10(max(map(max, pauses))))
+def _draw_pauses(picture: Picture, costs: Sequence[Cost]) -> None:
+    start, end = PAUSE
+    powers = [math.log10(pause) for cost in costs for pause in (cost.first, cost.later)]
+    low, high = math.floor(min(powers)), math.ceil(max(powers))
 
     def at(seconds: float) -> float:
         return start + (end - start) * (math.log10(seconds) - low) / (high - low)
 
     picture.text(start, 34, "Pause of training for one export", "ink bold")
-    picture.circle(start + 5, 52, 5, "accent")
+    picture.circle(start + 5, 52, 5.5, "accent")
     picture.text(start + 16, 56, "later exports", "soft small")
     picture.circle(start + 105, 52, 4, "hollow accent-line")
     picture.text(start + 116, 56, "first export", "soft small")
-    for power in range(low, high + 1):
-        x = at(10.0**power)
-        picture.line(x, TOP - 14, x, bottom, "faint")
-        picture.text(x, bottom + 18, _time(10.0**power), "soft small", "middle")
-    for index, (first, later) in enumerate(pauses):
-        y = TOP + ROW * index + 25
-        color = _color(index)
-        picture.line(at(later), y, at(first), y, color)
-        picture.circle(at(first), y, 4, f"hollow {color}-line")
-        picture.circle(at(later), y, 5.5, color)
-        picture.text(at(later), y - 11, _time(later), "ink bold" if index == 0 else "ink", "middle")
+    _draw_axis(picture, at, (10.0**power for power in range(low, high + 1)))
+    for index, cost in enumerate(costs):
+        y, color = _row(index), _color(index)
+        picture.line(at(cost.later), y, at(cost.first), y, color)
+        picture.circle(at(cost.first), y, 4, f"hollow {color}-line")
+        picture.circle(at(cost.later), y, 5.5, color)
+        picture.text(at(cost.later), y - 11, _time(cost.later), _ink(index), "middle")
 
 
-def _lost(picture: Picture, runs: dict[Any, Any], bottom: float) -> None:
-    start, end = RIGHT
-    lost = [_losses(runs, methods) for methods in METHODS]
-    step = _step(max(map(max, lost)) - min(0.0, *map(min, lost)))
-    low = step * math.floor(min(0.0, *map(min, lost)) / step)
-    high = step * math.ceil(max(map(max, lost)) / step)
+def _draw_lost(picture: Picture, costs: Sequence[Cost]) -> None:
+    start, end = LOST
+    every = [0.0, *(seconds for cost in costs for seconds in cost.lost)]
+    step = _step(max(every) - min(every))
+    low, high = math.floor(min(every) / step), math.ceil(max(every) / step)
 
     def at(seconds: float) -> float:
-        return start + (end - start) * (seconds - low) / (high - low)
+        return start + (end - start) * (seconds / step - low) / (high - low)
 
     picture.text(start, 34, "Training time lost in all, per export", "ink bold")
-    picture.text(
-        start, 56, "dot: an epoch with an export minus one without; bar: median", "soft small"
-    )
-    for count in range(round(low / step), round(high / step) + 1):
-        x = at(count * step)
-        picture.line(x, TOP - 14, x, bottom, "gray" if count == 0 else "faint")
-        picture.text(x, bottom + 18, _signed(f"{count * step:g} s"), "soft small", "middle")
-    for index, losses in enumerate(lost):
-        y = TOP + ROW * index + 25
-        middle = median(losses)
-        x = min(at(0), at(middle))
-        picture.rect(x, y - 6, max(abs(at(middle) - at(0)), 2), 12, _color(index), radius=2)
-        for seconds in losses:
+    picture.text(start, 56, "bar: median, dot: steps with an export − without", "soft small")
+    _draw_axis(picture, at, (count * step for count in range(low, high + 1)))
+    picture.line(at(0), TOP - 14, at(0), BOTTOM, "gray")
+    for index, cost in enumerate(costs):
+        y, middle = _row(index), median(cost.lost)
+        left, right = sorted((at(0), at(middle)))
+        picture.rect(left, y - 6, max(right - left, 2), 12, _color(index), radius=2)
+        for seconds in cost.lost:
             picture.circle(at(seconds), y, 2.5, "ink faded")
-        classes = "ink bold" if index == 0 else "ink"
-        picture.text(at(max(0.0, middle)) + 6, y - 11, _time(middle), classes)
+        picture.text(right + 6, y - 11, _time(middle), _ink(index))
 
 
-def _pause(runs: dict[Any, Any], methods: tuple[str, ...]) -> tuple[float, float]:
-    """Return the pause of the first export and of later ones, as medians, in seconds."""
-
-    def later(method: str) -> float:
-        processes = runs["mobilenet", method]
-        return median(s["stall"] for run in processes for s in run[1:] if "stall" in s)
-
-    fastest = min((method for method in methods if ("mobilenet", method) in runs), key=later)
-    return median(run[0]["stall"] for run in runs["mobilenet", fastest]), later(fastest)
+def _draw_axis(picture: Picture, at: Callable[[float], float], ticks: Iterable[float]) -> None:
+    for seconds in ticks:
+        picture.line(at(seconds), TOP - 14, at(seconds), BOTTOM, "faint")
+        picture.text(at(seconds), BOTTOM + 18, _time(seconds), "soft small", "middle")
 
 
-def _losses(runs: dict[Any, Any], methods: tuple[str, ...]) -> list[float]:
-    """Return the seconds that each epoch with an export took longer than the next without.
-
-    The first pair does not count, because the first export is in it.
-    """
-    found = [
-        [sample["with"] - sample["without"] for run in runs["epochs", method] for sample in run[1:]]
-        for method in methods
-        if ("epochs", method) in runs
-    ]
-    return min(found, key=median)
+def _row(index: int) -> float:
+    return TOP + HEIGHT * index + 25
 
 
 def _color(index: int) -> str:
-    return "accent" if index == 0 else "gray"
+    return "gray" if index else "accent"
+
+
+def _ink(index: int) -> str:
+    return "ink" if index else "ink bold"
 
 
 def _step(span: float) -> float:
-    """Return a round number that divides an axis into about five parts."""
-    base = 10.0 ** math.floor(math.log10(span / 5))
-    return min((base * factor for factor in (1, 2, 5, 10)), key=lambda step: abs(span / step - 5))
+    """Return a round number that divides a span into about four parts."""
+    base = 10.0 ** math.floor(math.log10(span / 4))
+    return min((base * factor for factor in (1, 2, 5, 10)), key=lambda step: abs(span / step - 4))
 
 
 def _time(seconds: float) -> str:
-    size, unit = next((u for u in UNITS if abs(seconds) >= u[0]), UNITS[-1])
-    return _signed(f"{float(f'{seconds / size:.2g}'):g} {unit}")
+    if seconds == 0:
+        return "0"
+    size, unit = (1, "s") if abs(seconds) >= 0.9995 else (1e-3, "ms")
+    number = float(f"{seconds / size:.2g}")
+    return f"{number:g} {unit}".replace("-", "−")
 
 
-def _signed(text: str) -> str:
-    """Return a number with a minus sign instead of a hyphen."""
-    return text.replace("-", "−")
-
-
-def _machine(machine: dict[str, str]) -> str:
-    names = {"tensorflow": "TensorFlow", "keras": "Keras"}
-    versions = [f"{title} {machine[name]}" for name, title in names.items()]
-    return " · ".join(
-        ["MobileNetV2", machine["cpu"], machine["disk"], *versions, machine["date"][:10]]
+def _footer(machine: dict[str, Any]) -> tuple[str, str]:
+    return (
+        f"MobileNetV2 on {machine['cpu']}, {machine['disk']}.",
+        f"TensorFlow {machine['tensorflow']}, Keras {machine['keras']}, {machine['date'][:10]}. "
+        "All numbers are medians. Less is better.",
     )
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     """Read the times and draw them."""
     times = json.loads((HERE / "strip.json").read_text(encoding="utf-8"))
     epochs, published, answered = times["epochs"], times["published"], times["answered"]
-    seconds = max(epochs[-1]["end"], answered[-1]["time"]) + 1
+    seconds: float = max(epochs[-1]["end"], answered[-1]["time"]) + 1
 
     def at(time: float) -> float:
         return START + (END - START) * time / seconds

@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 from digits import classifier, digits
 
-from keras_export_callbacks import ExportDirectory, ExportOnImprove
+from keras_export_callbacks import ExportDirectory, ExportOnImprove, ExportRecord
 
 HERE = Path(__file__).parent
 EPOCHS = 10
@@ -44,7 +44,7 @@ class Clock(keras.callbacks.Callback):
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        value = float(logs["val_accuracy"])
+        value = round(logs["val_accuracy"], 4)
         self.epochs.append({"begin": self._begin, "end": time.monotonic(), "val_accuracy": value})
 
 
@@ -52,10 +52,17 @@ def train() -> None:
     """Train beside a server, and write all times, in seconds since training began."""
     x, y, val_x, val_y = digits()
     clock = Clock()
-    published: list[dict[str, float]] = []
+    published: list[dict[str, Any]] = []
+
+    def note(record: ExportRecord) -> None:
+        published.append(
+            {"version": record.version, "epoch": record.epoch, "time": time.monotonic()}
+        )
+
     with tempfile.TemporaryDirectory() as work:
         base = Path(work, "digits")
         base.mkdir()
+        export = ExportOnImprove(base, "val_accuracy", log_dir=None, on_export=note)
         with subprocess.Popen(
             [sys.executable, __file__, str(base)],
             stdin=subprocess.PIPE,
@@ -67,25 +74,11 @@ def train() -> None:
             classifier(learning_rate=0.001).fit(
                 x,
                 y,
-                batch_size=2,
                 validation_data=(val_x, val_y),
                 epochs=EPOCHS,
+                batch_size=2,
                 verbose=2,
-                callbacks=[
-                    clock,
-                    ExportOnImprove(
-                        base,
-                        "val_accuracy",
-                        log_dir=None,
-                        on_export=lambda record: published.append(
-                            {
-                                "version": record.version,
-                                "epoch": record.epoch,
-                                "time": time.monotonic(),
-                            }
-                        ),
-                    ),
-                ],
+                callbacks=[clock, export],
             )
             answers, _ = server.communicate()
         if server.returncode:
@@ -107,7 +100,12 @@ def serve(base: Path) -> None:
     _, _, images, _ = digits()
     directory = ExportDirectory(base)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     print("ready", flush=True)
     answering, is_last = 0, False
     while not is_last:

@@ -58,18 +58,18 @@ def _take(url: str, step: int, path: Path) -> None:
         chart = card.locator("line-chart").bounding_box()
         tooltip = page.locator(".cdk-overlay-pane .tooltip")
         assert chart is not None
+        at_step = [re.compile(rf"{run}\s+\S+\s+{step}\s") for run in (RUN, "validation")]
         for x in range(int(chart["x"]), int(chart["x"] + chart["width"])):
             page.mouse.move(x, chart["y"] + chart["height"] / 2)
-            if any(
-                re.search(rf"{RUN}\s+\S+\s+{step}\s", text) for text in tooltip.all_inner_texts()
-            ):
+            text = " ".join(tooltip.all_inner_texts())
+            if all(pattern.search(text) for pattern in at_step):
                 break
         page.wait_for_timeout(500)
-        shown = [card.bounding_box(), tooltip.bounding_box()]
-        bottom = max(box["y"] + box["height"] for box in shown if box)
-        x, y, width = (shown[0][name] for name in ("x", "y", "width"))
-        clip = {"x": x, "y": y, "width": width, "height": bottom - y + 12}
-        page.screenshot(path=path, clip=clip)
+        card_box, tooltip_box = card.bounding_box(), tooltip.bounding_box()
+        assert card_box is not None
+        assert tooltip_box is not None
+        height = tooltip_box["y"] + tooltip_box["height"] - card_box["y"] + 12
+        page.screenshot(path=path, clip={**card_box, "height": height})
         browser.close()
 
 
