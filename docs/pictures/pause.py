@@ -24,9 +24,9 @@ MODEL = "mobilenet"
 # Keras's archive, the faster is drawn.
 ROWS = (
     ("this library", "SavedModel", ("ours",)),
-    ("ExportArchive", "SavedModel", ("reference", "reference-again")),
-    ("ModelCheckpoint", "checkpoint", ("model-checkpoint",)),
-    ("OrbaxCheckpoint", "checkpoint", ("orbax",)),
+    ("ExportArchive", "Keras, SavedModel", ("reference", "reference-again")),
+    ("ModelCheckpoint", "Keras, checkpoint", ("model-checkpoint",)),
+    ("OrbaxCheckpoint", "Keras, checkpoint", ("orbax",)),
 )
 
 WIDTH, TOP, HEIGHT = 830, 92, 50
@@ -98,6 +98,8 @@ def _draw_pauses(picture: Picture, costs: Sequence[Cost]) -> None:
     for index, cost in enumerate(costs):
         y, color = _row(index), _color(index)
         picture.line(at(cost.later), y, at(cost.first), y, color)
+        if at(cost.first) - at(cost.later) > 70:  # There is room for both.
+            picture.text(at(cost.first), y - 11, _time(cost.first), "soft", "middle")
         picture.circle(at(cost.first), y, 4, f"hollow {color}-line")
         picture.circle(at(cost.later), y, 5.5, color)
         picture.text(at(cost.later), y - 11, _time(cost.later), _ink(index), "middle")
@@ -107,14 +109,14 @@ def _draw_lost(picture: Picture, costs: Sequence[Cost]) -> None:
     start, end = LOST
     every = [0.0, *(seconds for cost in costs for seconds in cost.lost)]
     step = _step(max(every) - min(every))
-    low, high = math.floor(min(every) / step), math.ceil(max(every) / step)
+    low, high = min(every) / step, math.ceil(max(every) / step)
 
     def at(seconds: float) -> float:
         return start + (end - start) * (seconds / step - low) / (high - low)
 
     picture.text(start, 34, "Training time lost in all, per export", "ink bold")
-    picture.text(start, 56, "bar: median, dot: steps with an export − without", "soft small")
-    _draw_axis(picture, at, (count * step for count in range(low, high + 1)))
+    picture.text(start, 56, "bar: median of all, dot: one export", "soft small")
+    _draw_axis(picture, at, (count * step for count in range(math.ceil(low), high + 1)))
     picture.line(at(0), TOP - 14, at(0), BOTTOM, "gray")
     for index, cost in enumerate(costs):
         y, middle = _row(index), median(cost.lost)
