@@ -20,6 +20,8 @@ from .archive.store.remote import VersionPath
 from .archive.store.store import absolute_path, open_store
 from .callbacks.base import ExportCallback
 
+__all__ = ["ExportTrials", "publish_best"]
+
 
 class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner has no types.
     """A hypermodel that lets each trial of a search export to a directory of its own.
