@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from methods import Method, method
+from methods import Method, method, write
 from models import Trainee, data
 from plan import EPOCHS, FLOOR, Sample
 
@@ -25,6 +26,9 @@ BATCH = 32
 
 # How many exports have a training step right after them that is timed.
 STEPS_BESIDE = 5
+
+# How many pairs of blocks of training steps, one with and one without an export, are timed.
+PAIRS = 10
 
 # Files that do not hold the values of variables.
 GRAPH_FILES = {"saved_model.pb", "fingerprint.pb", "export.json", "variables.index"}
@@ -64,7 +68,38 @@ def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Itera
         way.wait()
         yield {"step": alone, "step_beside": beside}
         _settle(directory)
+    yield from _lost(trainee, way, directory, count + STEPS_BESIDE, sample, alone)
     yield {"changed_bytes": trainee.changed_bytes()}
+
+
+def _lost(
+    trainee: Trainee, way: Method, directory: Path, epoch: int, export: Sample, step: float
+) -> Iterator[Sample]:
+    """Time blocks of training steps. An export comes before every other block.
+
+    A block takes longer than the writing in the background. The difference is all that
+    training loses, also because the writing slows the steps.
+    """
+    steps = 5 + math.ceil(1.5 * (export["servable"] - export["stall"]) / step)
+
+    def block(epoch: int | None) -> float:
+        start = time.perf_counter()
+        if epoch is not None:
+            way.callback.on_epoch_begin(epoch)
+            way.callback.on_epoch_end(epoch, {"loss": 1.0})
+        for _ in range(steps):
+            trainee.step()
+        seconds = time.perf_counter() - start
+        if epoch is not None:
+            way.wait()
+            _settle(directory)
+        return seconds
+
+    for pair in range(PAIRS):
+        # The order alternates, because a machine gets faster or slower with time.
+        order = [epoch + pair, None] if pair % 2 else [None, epoch + pair]
+        seconds = {each is not None: block(each) for each in order}
+        yield {"lost": seconds[True] - seconds[False], "block": seconds[False]}
 
 
 def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
@@ -87,7 +122,7 @@ def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
         for copy, array in zip(copies, arrays, strict=True):
             np.copyto(copy, array)
         copied = time.perf_counter()
-        _write(directory.with_name("floor"), arrays)
+        write(directory.with_name("floor"), arrays)
         written = time.perf_counter()
         size = sum(array.nbytes for array in arrays)
         yield {
@@ -102,16 +137,18 @@ def floor(trainee: Trainee, directory: Path, rounds: int) -> Iterator[Sample]:
 
 
 def epochs(way: Method, pairs: int, steps: int) -> Iterator[Sample]:
-    """Fit MobileNetV2, with an export at the end of every other epoch.
+    """Fit MobileNetV2 with validation, and export at the end of every other epoch.
 
-    The time from one epoch's end to the next includes the export: the wait of the
-    training thread, and the work in the background. Processor time is measured as well,
-    because other work on the machine disturbs it less.
+    The time from one validation's begin to the next includes the export: reading the
+    weights that are validated, the wait of the training thread, and the work in the
+    background. Processor time is measured as well, because other work on the machine
+    disturbs it less.
     """
     model = Trainee("mobilenet").model
     alternate = _Alternate(way.callback)
     model.fit(
         *data(model, rows=BATCH * steps),
+        validation_data=data(model, rows=BATCH * max(steps // 10, 1)),
         batch_size=BATCH,
         epochs=1 + 2 * pairs,  # One epoch comes before the first export.
         verbose=0,
@@ -128,18 +165,19 @@ def epochs(way: Method, pairs: int, steps: int) -> Iterator[Sample]:
 
 
 class _Alternate(keras.callbacks.Callback):
-    """A callback that shows another one the end of every other epoch, and times all epochs."""
+    """A callback that shows every other epoch to another one, and times all epochs."""
 
     def __init__(self, callback: Any) -> None:
         super().__init__()
         self._callback = callback
-        self._ends: list[tuple[float, float]] = []
+        self._epoch = 0
+        self._begins: list[tuple[float, float]] = []
 
     def epochs(self) -> list[tuple[float, float]]:
-        """Return the seconds and processor seconds of each epoch except the first."""
+        """Return the seconds and processor seconds from each validation to the next."""
         return [
             (after[0] - before[0], after[1] - before[1])
-            for before, after in itertools.pairwise(self._ends)
+            for before, after in itertools.pairwise(self._begins)
         ]
 
     def set_params(self, params: Any) -> None:
@@ -152,10 +190,17 @@ class _Alternate(keras.callbacks.Callback):
         self._callback.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
         self._callback.on_epoch_begin(epoch, logs)
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._begins.append((time.perf_counter(), time.process_time()))
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._epoch % 2 == 0:
+            self._callback.on_test_batch_begin(batch, logs)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._ends.append((time.perf_counter(), time.process_time()))
         if epoch % 2 == 0:
             self._callback.on_epoch_end(epoch, logs)
 
@@ -217,20 +262,6 @@ def _settle(directory: Path) -> None:
         elif path != newest:
             path.unlink()
     os.sync()
-
-
-def _write(path: Path, arrays: list[Any]) -> None:
-    """Write all arrays to one file with plain file I/O, and flush it to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    for array in arrays:
-        content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        while content:
-            content = content[os.write(descriptor, content) :]
-    os.fsync(descriptor)
-    os.close(descriptor)
-    parent = os.open(path.parent, os.O_RDONLY)
-    os.fsync(parent)
-    os.close(parent)
 
 
 def _resident_memory() -> int:

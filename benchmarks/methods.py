@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from models import arrays_of
 
 from keras_export_callbacks import ExportArchive, ExportEveryN, standard_endpoints
 from keras_export_callbacks.archive.graph.signatures import model_signature
@@ -117,6 +120,48 @@ def _model_checkpoint(directory: Path) -> Method:
     return Method(keras.callbacks.ModelCheckpoint(str(directory / "{epoch}.keras")))
 
 
+class _PlainWrite(keras.callbacks.Callback):
+    """A callback that copies the variables, and writes them to one file on a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self._copies: list[Any] = []
+        self._thread = threading.Thread()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        arrays = arrays_of(self.model)
+        # Fresh memory takes longer than memory that was written to before.
+        self._copies = self._copies or [np.zeros_like(array) for array in arrays]
+        for copy, array in zip(self._copies, arrays, strict=True):
+            np.copyto(copy, array)
+        path = self._directory / str(epoch + 1)
+        self._thread = threading.Thread(target=write, args=(path, self._copies))
+        self._thread.start()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+
+def _plain(directory: Path) -> Method:
+    callback = _PlainWrite(directory)
+    return Method(callback, callback.wait)
+
+
+def write(path: Path, arrays: list[Any]) -> None:
+    """Write all arrays to one file with plain file I/O, and flush it to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    for array in arrays:
+        content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        while content:
+            content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
+    os.close(descriptor)
+    parent = os.open(path.parent, os.O_RDONLY)
+    os.fsync(parent)
+    os.close(parent)
+
+
 def _orbax(directory: Path) -> Method:
     callback = keras.callbacks.OrbaxCheckpoint(str(directory), max_to_keep=None)
     return Method(callback, callback.wait_until_finished)
@@ -130,4 +175,5 @@ _METHODS: dict[str, Callable[[Path], Method]] = {
     "model-export": _model_export,
     "model-checkpoint": _model_checkpoint,
     "orbax": _orbax,
+    "plain": _plain,
 }

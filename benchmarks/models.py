@@ -24,13 +24,9 @@ class Trainee:
         """Train one step. It changes every trainable variable, statistic and optimizer slot."""
         self.model.train_on_batch(*self.batch)
 
-    def variables(self) -> list[Any]:
-        """Return all variables in an export that holds the optimizer's state."""
-        return [*self.model.variables, *self.model.optimizer.variables]
-
     def arrays(self) -> list[Any]:
-        """Return the values of `variables`, without copying them."""
-        return [np.asarray(variable.value) for variable in self.variables()]
+        """Return the values of all variables, without copying them."""
+        return arrays_of(self.model)
 
     def changed_bytes(self) -> int:
         """Return the size of the variables that a step changes, in bytes."""
@@ -38,6 +34,12 @@ class Trainee:
         self.step()
         pairs = zip(before, self.arrays(), strict=True)
         return sum(old.nbytes for old, new in pairs if not np.array_equal(old, new))
+
+
+def arrays_of(model: Any) -> list[Any]:
+    """Return the values that an export with the optimizer's state holds, without copying them."""
+    variables = [*model.variables, *model.optimizer.variables]
+    return [np.asarray(variable.value) for variable in variables]
 
 
 def data(model: Any, rows: int) -> tuple[Any, Any]:

@@ -27,14 +27,15 @@ METHODS = {
     "model-export": "model.export",
     "model-checkpoint": "ModelCheckpoint, .keras",
     "orbax": "OrbaxCheckpoint, background",
+    "plain": "plain copy; write and fsync on a thread",
 }
 
 # Not a method of exporting, but the least work: copy the variables, then write and fsync them.
 FLOOR = "floor"
 EPOCHS = "epochs"
 
-# Variants of this library whose epochs are not measured.
-_EXPORTS_ONLY = {"ours-sample", "ours-inference"}
+# Methods whose epochs are not measured.
+_EXPORTS_ONLY = {"ours-sample", "ours-inference", "plain"}
 
 _PACKAGES = {"orbax": "orbax-checkpoint"}
 

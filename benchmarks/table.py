@@ -60,7 +60,7 @@ def _targets(targets: Iterable[Target]) -> Table:
 def time(seconds: float | None) -> str:
     if seconds is None:
         return "–"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if abs(seconds) >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def size(count: float | None) -> str:
@@ -90,6 +90,7 @@ _EXPORT_COLUMNS: list[Column] = [
     ("servable after", lambda r: time(r.later("servable"))),
     ("bytes", lambda r: size(_first_or_later(r, "bytes"))),
     ("new bytes", lambda r: size(r.later("new_bytes"))),
+    ("lost in all", lambda r: time(r.later("lost"))),
     ("step", lambda r: time(r.later("step"))),
     ("step after", lambda r: time(r.later("step_beside"))),
     ("stall ×", lambda r: number(r.growth("stall"))),

@@ -22,7 +22,7 @@ from .endpoints import standard_endpoints
 from .extra_files import ExtraFiles, Source
 from .options import Endpoints, ExportOptions, OnError, OnlyIf
 from .pipeline import Pipeline
-from .publisher import Why
+from .publisher import Reason
 
 
 class Exporter:
@@ -188,7 +188,7 @@ class Exporter:
             declined: Future[ExportRecord] = Future()
             declined.cancel()
             return declined
-        return pipeline.submit(moment, Why(reason))
+        return pipeline.submit(moment, Reason(reason))
 
     def wait(self) -> None:
         """Wait until every export is published or has failed.

@@ -27,7 +27,7 @@ from .archive.store.record import ExportRecord, TrialInfo, Weights
 from .archive.store.retention import as_policy
 from .metrics import description, finite_scalars, scalar
 from .options import ExportOptions
-from .publisher import Publisher, Request, Why
+from .publisher import Publisher, Reason, Request
 from .state import State, StateSource, as_export_error
 from .triggers import Moment
 
@@ -142,13 +142,13 @@ class Pipeline:
         return held
 
     def submit(
-        self, moment: Moment, why: Why, held: Future[State] | None = None
+        self, moment: Moment, reason: Reason, held: Future[State] | None = None
     ) -> Future[ExportRecord]:
         """Export the model as it is now, or with the weights that `hold` read.
 
         Args:
             moment: When the export happens, and what was measured.
-            why: The reason for the export.
+            reason: The reason for the export.
             held: What `hold` returned when validation began. None exports the current
                 weights.
 
@@ -182,7 +182,7 @@ class Pipeline:
         stall += state.seconds if held else 0.0
         self._prepared = 0.0
         weights: Weights = "validated" if held else "current"
-        return self._publisher.submit(state, Request(moment, why, weights, stall))
+        return self._publisher.submit(state, Request(moment, reason, weights, stall))
 
     def declines(self, moment: Moment) -> bool:
         """Return whether `only_if` keeps an export that is due from being made.

@@ -53,11 +53,11 @@ Unless = Literal["newest", "any"]
 
 
 @dataclass(frozen=True)
-class Why:
+class Reason:
     """Why a version is exported, and when it is dropped after all.
 
     Attributes:
-        reason: String. The `reason` in the manifest.
+        text: String. The `reason` in the manifest.
         objective: The metric that triggered the export, or None.
         is_wanted: Function that is called just before publishing, while no other
             process can publish. If it returns False, the version is dropped. That is
@@ -67,7 +67,7 @@ class Why:
             A training that resumes from a checkpoint repeats what came after it.
     """
 
-    reason: str
+    text: str
     objective: Objective | None = None
     is_wanted: Callable[[], bool] = lambda: True
     unless: Unless | None = None
@@ -78,14 +78,14 @@ class Request:
     """A requested export: its moment, its reason, and how long training waited for it."""
 
     moment: Moment
-    why: Why
+    reason: Reason
     weights: Weights
     stall_seconds: float
 
     @property
     def value(self) -> float | None:
         """The value of the metric that triggered the export, or None."""
-        objective = self.why.objective
+        objective = self.reason.objective
         return self.moment.metrics.get(objective.monitor) if objective else None
 
 
@@ -176,7 +176,7 @@ class Publisher:
         best = _best_of(self.exports, objective) if own else self.published_best(objective)
         for request in list(self._in_flight):
             if (
-                request.why.objective == objective
+                request.reason.objective == objective
                 and request.value is not None
                 and objective.improves(request.value, best)
             ):
@@ -255,14 +255,14 @@ class Publisher:
         return record
 
     def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
-        moment, objective = request.moment, request.why.objective
+        moment, objective = request.moment, request.reason.objective
         return ExportRecord(
             path=staged,
             version=0,
             created="",
             epoch=moment.epoch,
             step=moment.step,
-            reason=request.why.reason,
+            reason=request.reason.text,
             monitor=objective.monitor if objective else None,
             mode=objective.mode if objective else None,
             value=request.value,
@@ -282,12 +282,12 @@ class Publisher:
 
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise `SupersededError` if a version is no longer wanted, or is already published."""
-        if not request.why.is_wanted():
+        if not request.reason.is_wanted():
             raise SupersededError(
                 f"A version was not published to '{self._directory.path}', because another writer "
                 f"has published one whose {record.monitor} is better than {record.value}."
             )
-        unless = request.why.unless
+        unless = request.reason.unless
         others = self._directory.records() if unless else []
         for other in others[-1:] if unless == "newest" else others:
             if _is_same(record, other):
@@ -297,9 +297,9 @@ class Publisher:
         """Return what can be linked: from the last export, or else from the newest version."""
         if self._reuse.has_variables():
             return self._reuse
-        return self._reuse.with_variables_of(self._sound_version())
+        return self._reuse.with_variables_of(self._verified_version())
 
-    def _sound_version(self) -> ExportRecord | None:
+    def _verified_version(self) -> ExportRecord | None:
         """Return the newest version, or None if it is damaged or its files cannot be linked."""
         if not self._directory.store.can_link:
             return None

@@ -179,7 +179,7 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
         "size": texts.size(record.bytes),
     }
     page = [
-        f"### Version {record.version}: {texts.why(record)}",
+        f"### Version {record.version}: {texts.reason(record)}",
         _table([("", ""), *rows.items()]),
     ]
     before = [
@@ -187,7 +187,7 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
             str(other.version),
             _number(other.epoch),
             _number(other.step),
-            texts.why(other),
+            texts.reason(other),
             texts.duration(other.stall_seconds),
             texts.size(other.bytes),
         )

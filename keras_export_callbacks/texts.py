@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{1000 * seconds:.3g} ms"
 
 
-def why(record: ExportRecord) -> str:
+def reason(record: ExportRecord) -> str:
     """Return what triggered an export, such as ``improved, val_loss=0.25``."""
     if record.value is None:
         return record.reason
@@ -51,7 +51,7 @@ def line(record: ExportRecord) -> str:
     """Return one line about an export."""
     exported = about(record.epoch, "Exported" if record.epoch is None else "exported")
     return (
-        f"{exported} version {record.version} ({why(record)}) to {record.path}; "
+        f"{exported} version {record.version} ({reason(record)}) to {record.path}; "
         f"training waited {duration(record.stall_seconds)}."
     )
 

@@ -16,7 +16,7 @@ from ..archive.store.store import open_store
 from ..endpoints import standard_endpoints
 from ..options import ExportOptions
 from ..pipeline import Pipeline
-from ..publisher import Unless, Why
+from ..publisher import Reason, Unless
 from ..state import State
 from ..triggers import Moment
 from .search import check_no_search
@@ -47,7 +47,7 @@ class ExportCallback(Keras3Callback):
         self._is_told_of_resuming = False
         # How many versions there were when training started, and why there is none since.
         self._count = 0
-        self._why_none = ""
+        self._reason_for_none = ""
         self._is_copy = False
         self._store.check()
 
@@ -129,7 +129,9 @@ class ExportCallback(Keras3Callback):
         self._epoch = self._held = None
         self._running.finish()
         if len(self._running.exports) == self._count:
-            self._running.say(None, f"Nothing was exported to '{self.base_dir}': {self._why_none}.")
+            self._running.say(
+                None, f"Nothing was exported to '{self.base_dir}': {self._reason_for_none}."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: the options and records, but no model and no threads."""
@@ -168,18 +170,18 @@ class ExportCallback(Keras3Callback):
         moment = self._moment(logs)
         self._export(moment, self._due(moment))
 
-    def _export(self, moment: Moment, why: Why | None) -> bool:
+    def _export(self, moment: Moment, reason: Reason | None) -> bool:
         """Export if there is a reason, and if `only_if` allows it. Return whether it was so.
 
         If weights were held for validation, these are exported.
         """
-        if why is None:
+        if reason is None:
             return False
         if self._running.declines(moment):
-            self._why_none = "`only_if` did not return True"
+            self._reason_for_none = "`only_if` did not return True"
             return False
-        self._why_none = "the last version was not published"
-        self._running.submit(moment, why, self._held)
+        self._reason_for_none = "the last version was not published"
+        self._running.submit(moment, reason, self._held)
         return True
 
     @property
@@ -192,7 +194,7 @@ class ExportCallback(Keras3Callback):
         return "any" if self._is_resumed else "newest"
 
     def _start(self, moment: Moment) -> None:
-        self._count, self._why_none = len(self._running.exports), "no export was due"
+        self._count, self._reason_for_none = len(self._running.exports), "no export was due"
         self._is_resumed = bool(moment.step)
         self._begin(moment)
 
@@ -209,6 +211,6 @@ class ExportCallback(Keras3Callback):
         """Return whether this epoch may end with an export of the weights that were validated."""
         raise NotImplementedError
 
-    def _due(self, moment: Moment) -> Why | None:
+    def _due(self, moment: Moment) -> Reason | None:
         """Return why an export is due now, or None if it is not."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from ..arguments import checked_metadata
 from ..endpoints import standard_endpoints
 from ..extra_files import ExtraFiles, Source
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
-from ..publisher import Why
+from ..publisher import Reason
 from ..triggers import EveryN, Moment, Unit
 from .base import ExportCallback
 
@@ -165,7 +165,7 @@ class ExportEveryN(ExportCallback):
         moment, last = self._moment(logs), self._running.exports[-1:]
         # A model with optimizers of its own has no step count, so the epoch counts as well.
         if (moment.step, moment.epoch) not in [(record.step, record.epoch) for record in last]:
-            self._export(moment, Why("end of training", unless=self._unless))
+            self._export(moment, Reason("end of training", unless=self._unless))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_last": None}  # Another process has another clock.
@@ -187,13 +187,13 @@ class ExportEveryN(ExportCallback):
     def _is_due(self, moment: Moment) -> bool:
         return self._last is not None and self._trigger.is_due(moment, self._last)
 
-    def _due(self, moment: Moment) -> Why | None:
-        return Why(self._trigger.reason, unless=self._unless) if self._is_due(moment) else None
+    def _due(self, moment: Moment) -> Reason | None:
+        return Reason(self._trigger.reason, unless=self._unless) if self._is_due(moment) else None
 
-    def _export(self, moment: Moment, why: Why | None) -> bool:
-        is_allowed = super()._export(moment, why)
+    def _export(self, moment: Moment, reason: Reason | None) -> bool:
+        is_allowed = super()._export(moment, reason)
         # After seconds, the export stays due until `only_if` agrees. A metric of the
         # validation is not there at the end of a batch.
-        if why is not None and (is_allowed or self._trigger.unit != "second"):
+        if reason is not None and (is_allowed or self._trigger.unit != "second"):
             self._last = moment
         return is_allowed

@@ -20,7 +20,7 @@ from ..endpoints import standard_endpoints
 from ..extra_files import ExtraFiles, Source
 from ..metrics import Sightings, averages_weights
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
-from ..publisher import Why
+from ..publisher import Reason
 from ..triggers import Moment, OnImprove
 from .base import ExportCallback
 
@@ -181,10 +181,10 @@ class ExportOnImprove(ExportCallback):
     def _may_want_validated(self) -> bool:
         return self.monitor.startswith("val_")  # Other metrics are measured during training.
 
-    def _due(self, moment: Moment) -> Why | None:
+    def _due(self, moment: Moment) -> Reason | None:
         if self.monitor not in moment.metrics:
-            self._why_none = f"{self.monitor} had no finite value"
-            self._running.say(moment.epoch, f"not exported, because {self._why_none}.")
+            self._reason_for_none = f"{self.monitor} had no finite value"
+            self._running.say(moment.epoch, f"not exported, because {self._reason_for_none}.")
             return None
         trigger = OnImprove(self._objective(), self._min_delta)
         try:
@@ -195,7 +195,7 @@ class ExportOnImprove(ExportCallback):
         if not trigger.is_due(moment, best):
             value = f"{self.monitor}={moment.metrics[self.monitor]:.6g}"
             self._running.say(moment.epoch, f"{value} did not improve from {best:.6g}.")
-            self._why_none = f"no epoch was better than {self.monitor}={best:.6g}"
+            self._reason_for_none = f"no epoch was better than {self.monitor}={best:.6g}"
             return None
 
         def still_improves() -> bool:
@@ -211,7 +211,7 @@ class ExportOnImprove(ExportCallback):
                 "weights that were measured.",
                 stacklevel=2,
             )
-        return Why(trigger.reason, trigger.objective, still_improves, self._unless)
+        return Reason(trigger.reason, trigger.objective, still_improves, self._unless)
 
     def _objective(self) -> Objective:
         mode = infer_mode(self.monitor, self.model) if self._mode == "auto" else self._mode

@@ -265,13 +265,19 @@ def _as_google(inner: App) -> App:
             environ["HTTP_IF_MATCH"] = _generations.get(wanted, '"none"')
         if source := environ.pop("HTTP_X_GOOG_COPY_SOURCE", None):
             environ["HTTP_X_AMZ_COPY_SOURCE"] = source
+        for name in [name for name in environ if name.startswith("HTTP_X_GOOG_META_")]:
+            environ[name.replace("GOOG", "AMZ")] = environ.pop(name)
         environ["HTTP_AUTHORIZATION"] = (
             "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, "
             "SignedHeaders=host, Signature=0"
         )
 
         def begin(status: str, headers: list[tuple[str, str]], exc: Any = None) -> Any:
-            tag = {name.lower(): value for name, value in headers}.get("etag")
+            headers = [
+                (name.lower().replace("x-amz-meta-", "x-goog-meta-"), value)
+                for name, value in headers
+            ]
+            tag = dict(headers).get("etag")
             if tag is not None:
                 generation = str(int(hashlib.md5(tag.encode()).hexdigest()[:13], 16))
                 _generations[generation] = tag

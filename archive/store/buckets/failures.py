@@ -61,15 +61,19 @@ def reason(error: Exception) -> str:
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
-def advice(error: Exception) -> str:
+# The variables that hold a user's credentials.
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
+def advice(error: Exception, scheme: str) -> str:
     """What the user can do about it; begins with a space, or is empty."""
     text = str(error)
     if "169.254.169.254" in text or "Account must be" in text or "metadata.google" in text:
-        return (
-            " No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
-            "AZURE_STORAGE_ACCOUNT_KEY."
-        )
+        return f" No credentials were found. Set {_CREDENTIALS[scheme]}."
     if re.search(r"status code: 40[13]", text):
         return " Check the credentials, and what they permit: list, get, put and delete."
     return ""

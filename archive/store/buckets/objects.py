@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ...errors import ExportValueError, StorageError
 from ..threads import in_thread
@@ -44,6 +44,10 @@ FIRST_ANSWER_SECONDS = 12.0
 # at the same time. Two files at the same time take 64 MB of memory.
 PART = 8 * 2**20
 PARTS_AT_ONCE = 4
+
+# The metadata in which an object has the SHA-256 digest of its contents. A program that replaces
+# the object does not write it.
+_DIGEST = "sha256"
 
 _T = TypeVar("_T")
 
@@ -166,17 +170,36 @@ class Bucket:
             raise ChangedError(key)
         return written
 
-    def put(self, key: str, content: bytes | Path) -> Seen:
-        """Write or replace an object."""
+    def put(self, key: str, content: bytes | Path, sha256: str | None = None) -> Seen:
+        """Write or replace an object.
+
+        Args:
+            key: the key.
+            content: the contents, or the path of a file.
+            sha256: the digest of the contents. The object keeps it, and so do its copies.
+        """
 
         def act(client: Any) -> Seen:
             try:
-                return _put(client, key, content)
+                return _put(client, key, content, {} if sha256 is None else {_DIGEST: sha256})
             except FileNotFoundError as error:
                 self._raise_if_no_bucket(error)
                 raise ConflictError("the upload of its parts was lost") from None
 
         return self._do(act, "write", key)
+
+    def digest(self, key: str) -> str | None:
+        """The digest that was written together with an object, or None if there was none.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+        """
+
+        def act(client: Any) -> str | None:
+            attributes = obstore().get(client, key, options={"head": True}).attributes
+            return cast("str | None", attributes.get(_DIGEST))
+
+        return self._do(act, "read", key)
 
     def copy(self, source: str, target: str) -> None:
         """Write or replace an object with a copy that the store makes itself.
@@ -364,7 +387,8 @@ class Bucket:
                 if is_over or not is_temporary(error):
                     kind = UnreachableError if is_temporary(error) else StorageError
                     raise kind(
-                        f"Cannot {what} '{self.url}/{key}': {reason(error)}.{advice(error)}"
+                        f"Cannot {what} '{self.url}/{key}': {reason(error)}."
+                        f"{advice(error, self._scheme)}"
                     ) from None
             except BaseException as error:
                 if type(error).__name__ != "PanicException":
@@ -429,9 +453,16 @@ def _bucket(scheme: str, name: str) -> Bucket:
     return _buckets.setdefault(known, Bucket(scheme, name))
 
 
-def _put(client: Any, key: str, content: bytes | Path) -> Seen:
+def _put(client: Any, key: str, content: bytes | Path, attributes: Mapping[str, str]) -> Seen:
     return _seen(
-        obstore().put(client, key, content, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
+        obstore().put(
+            client,
+            key,
+            content,
+            attributes=attributes,
+            chunk_size=PART,
+            max_concurrency=PARTS_AT_ONCE,
+        )
     )
 
 

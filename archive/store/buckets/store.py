@@ -104,7 +104,7 @@ class BucketFiles:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A file that this store object has published, as the bucket lists it."""
+    """A file of a published version, as the bucket lists it."""
 
     key: str
     entry: Entry
@@ -125,7 +125,7 @@ class BucketStore(BucketFiles):
         super().__init__(RemotePath(url), bucket, f"{key}/" if key else "")
         self._claims = Claims(bucket, self._key)
         self._numbers = Numbers()
-        self._sent: dict[FileInfo, _Sent] = {}
+        self._sent: dict[FileInfo, _Sent] | None = None
         self._has_many: bool | None = None
 
     def check(self) -> None:
@@ -244,8 +244,8 @@ class BucketStore(BucketFiles):
         Args:
             staged: the complete version.
             finish: see `Store.commit`.
-            known: sizes and digests of files in `staged`. The store copies files that it
-                has published before, instead of receiving them again.
+            known: sizes and digests of files in `staged`. The store copies files of earlier
+                versions, instead of receiving them again.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -281,20 +281,44 @@ class BucketStore(BucketFiles):
         self, staged: Path, names: set[str], folder: str, known: Mapping[str, FileInfo]
     ) -> dict[str, str]:
         """Upload files that the store does not have yet. Return the key of every file, by name."""
+        if self._sent is None:
+            self._sent = self._sent_before(known)
         sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
         left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
         large = [name for name, size in left.items() if size > PART]
         # A large file takes memory for several parts, a small one for its own size.
         for group, width in ((large, 2), (left.keys() - set(large), 4)):
             side_by_side(
-                [partial(self._bucket.put, f"{folder}/{name}", staged / name) for name in group],
+                [
+                    partial(
+                        self._bucket.put,
+                        f"{folder}/{name}",
+                        staged / name,
+                        known[name].sha256 if name in known else None,
+                    )
+                    for name in group
+                ],
                 width,
             )
         return sources | {name: f"{folder}/{name}" for name in left}
 
+    def _sent_before(self, known: Mapping[str, FileInfo]) -> dict[FileInfo, _Sent]:
+        """The files of the newest version that may be the same as files of the next one."""
+        sizes = {info.size for info in known.values()}
+        with contextlib.suppress(StorageError, FileNotFoundError):
+            newest = f"{self._key}{max(self.versions(), default=0)}"
+            there = [entry for entry in self._bucket.below(newest) if entry.size in sizes]
+            digests = side_by_side([partial(self._bucket.digest, entry.key) for entry in there])
+            return {
+                FileInfo(entry.size, digest): _Sent(entry.key, entry)
+                for entry, digest in zip(there, digests, strict=True)
+                if digest is not None
+            }
+        return {}
+
     def _unchanged(self, info: FileInfo | None) -> str | None:
-        """The key of an object with the same contents, if this store has published one."""
-        sent = self._sent.get(info) if info is not None else None
+        """The key of an object with the same contents, if a writer has published one."""
+        sent = (self._sent or {}).get(info) if info is not None else None
         if sent is None:
             return None
         now = self._bucket.head(sent.key)

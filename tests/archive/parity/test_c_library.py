@@ -23,7 +23,7 @@ SLOW = """
 import os, subprocess, sys
 import keras, tensorflow as tf
 from keras_export_callbacks import Exporter
-from keras_export_callbacks.publisher import Why
+from keras_export_callbacks.publisher import Reason
 
 class Endless(keras.layers.Layer):
     def call(self, inputs):
@@ -39,7 +39,7 @@ pipeline.prepare()
 held = pipeline.hold()
 held.result()
 open(sys.argv[1], "w").close()
-pipeline.submit(pipeline.moment(None, {}), Why(""), held).result()
+pipeline.submit(pipeline.moment(None, {}), Reason(""), held).result()
 """
 
 

@@ -78,13 +78,17 @@ def put_raw(server: Server, url: str) -> None:
     client.put_object(Bucket=name, Key=key, Body=b"")
 
 
-def test_what_is_unchanged_is_copied_inside_the_store(place: Place) -> None:
+@pytest.mark.parametrize("is_one_process", [True, False])
+def test_what_is_unchanged_is_copied_inside_the_store(place: Place, is_one_process: bool) -> None:
     store = place.store()
     frozen, server = os.urandom(300_000), SERVERS[place.kind]()
     sent = []
     for turn in range(3):
         before = server.sent
-        export(store, FILES | {"variables/frozen": frozen, "new": b"%d" % turn})
+        export(
+            store if is_one_process else place.store(),
+            FILES | {"variables/frozen": frozen, "new": b"%d" % turn},
+        )
         sent.append(server.sent - before)
     if place.kind != "azure":  # Nobody counts there.
         assert sent[0] > 300_000
@@ -95,7 +99,10 @@ def test_what_is_unchanged_is_copied_inside_the_store(place: Place) -> None:
 
 
 @pytest.mark.parametrize("change", ["replaced", "removed"])
-def test_what_somebody_touched_is_sent_again(s3: Server, url: str, change: str) -> None:
+@pytest.mark.parametrize("is_one_process", [True, False])
+def test_what_somebody_touched_is_sent_again(
+    s3: Server, url: str, change: str, is_one_process: bool
+) -> None:
     store = open_store(url)
     frozen = os.urandom(1000)
     export(store, FILES | {"frozen": frozen})
@@ -104,7 +111,8 @@ def test_what_somebody_touched_is_sent_again(s3: Server, url: str, change: str) 
         found.put(f"{key}/1/frozen", os.urandom(1000))
     else:
         open_store(url).remove(1)
-    version = export(store, FILES | {"frozen": frozen}).version
+    writer = store if is_one_process else open_store(url)
+    version = export(writer, FILES | {"frozen": frozen}).version
     assert ExportDirectory(url).verify(version) == []
 
 
