@@ -73,6 +73,9 @@ class Exporter:
         verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
             nothing.
 
+    Attributes:
+        directory: The `ExportDirectory` of `base_dir`.
+
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
             to.
