@@ -4,11 +4,14 @@ VENV := .venv
 # A file of versions to install, for other ones than the newest.
 CONSTRAINTS := /dev/null
 EXTRAS := cloud,examples,jax,serving,test,tuner
+# What is installed and tested: this tree, or a wheel that was built from it.
+PACKAGE := .
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
-.PHONY: test pytest test-jax test-buckets test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark pictures dist clean
+.PHONY: test pytest smoke coverage mutation test-jax test-buckets test-fast test-oldest test-oldest-jax \
+	test-versions test-recipes readers zoo lint types docs demo benchmark pictures dist clean
 
 test: lint types pytest
 
@@ -17,6 +20,23 @@ QUICK := $(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 pytest: $(VENV)/installed
 	$(QUICK)
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
+
+# A fit, and the tests of local directories: minutes, for systems that are tested seldom.
+smoke: demo
+	$(BIN)/pytest -m "not slow and not buckets" tests/archive/store tests/test_triggers.py
+
+# Of the lines and branches that run in the process of a test. Tests that start processes do not count.
+coverage: $(VENV)/installed
+	$(QUICK) --cov --cov-report=term $(ARGS)
+
+# How many small changes of the pure files the tests notice. `pyproject.toml` lists the files.
+MUTANTS := build/mutation
+mutation: $(VENV)/installed
+	$(PIP) ".[mutation]"
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
+	cp -rL keras_export_callbacks tests pyproject.toml $(MUTANTS)
+	cd $(MUTANTS) && $(abspath $(BIN))/mutmut run $(ARGS) && $(abspath $(BIN))/mutmut results \
+		&& $(abspath $(BIN))/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 # Keras runs on one backend in a process, so that these tests run once for each.
 ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
@@ -36,7 +56,10 @@ test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt \
 		EXTRAS=cloud,examples,serving,test,tuner
 
-test-versions: test test-oldest
+test-oldest-jax:
+	$(MAKE) test-jax VENV=.venv-oldest-jax CONSTRAINTS=tests/oldest_jax.txt
+
+test-versions: test test-oldest test-oldest-jax
 
 # What docs/recipes.md says of other packages; they are large.
 test-recipes: $(VENV)/installed
@@ -58,9 +81,15 @@ zoo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+
+# The site, from docs/ and the docstrings. A link that leads nowhere is an error.
+docs: $(VENV)/installed
+	$(PIP) ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
@@ -83,13 +112,13 @@ dist: $(VENV)/installed
 
 $(VENV)/dependencies: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint $(CONSTRAINTS) ".[$(EXTRAS)]"
+	$(PIP) --constraint $(CONSTRAINTS) "$(PACKAGE)[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
-	$(PIP) --no-deps --force-reinstall .
+	$(PIP) --no-deps --force-reinstall $(PACKAGE)
 	rm -rf build *.egg-info
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-oldest-jax build dist site *.egg-info

@@ -12,14 +12,13 @@ from typing import cast
 class ExportError(Exception):
     """Base class of all errors that this library raises.
 
-    Example:
-
-    >>> from keras_export_callbacks import ExportDirectory, ExportError
-    >>> try:
-    ...     ExportDirectory("/nowhere").record(1)
-    ... except ExportError as error:
-    ...     print(error)
-    There is no version 1 in '/nowhere'. It holds no versions.
+    Examples:
+        >>> from keras_export_callbacks import ExportDirectory, ExportError
+        >>> try:
+        ...     ExportDirectory("/nowhere").record(1)
+        ... except ExportError as error:
+        ...     print(error)
+        There is no version 1 in '/nowhere'. It holds no versions.
     """
 
 

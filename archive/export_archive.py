@@ -41,20 +41,19 @@ class ExportArchive:
         BackendError: If Keras runs neither on the TensorFlow nor on the JAX backend.
         ExportValueError: If `format` is not ``"saved_model"``.
 
-    Example:
-
-    >>> import keras, tensorflow as tf
-    >>> from keras_export_callbacks import ExportArchive
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> archive = ExportArchive()
-    >>> archive.track(model)
-    >>> serve = archive.add_endpoint(
-    ...     "serve", model.call, [keras.InputSpec(shape=(None, 3), dtype="float32")]
-    ... )
-    >>> archive.write_out("artifact", verbose=False)
-    >>> revived = tf.saved_model.load("artifact")
-    >>> revived.serve(tf.ones((4, 3))).shape
-    TensorShape([4, 2])
+    Examples:
+        >>> import keras, tensorflow as tf
+        >>> from keras_export_callbacks import ExportArchive
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> archive = ExportArchive()
+        >>> archive.track(model)
+        >>> serve = archive.add_endpoint(
+        ...     "serve", model.call, [keras.InputSpec(shape=(None, 3), dtype="float32")]
+        ... )
+        >>> archive.write_out("artifact", verbose=False)
+        >>> revived = tf.saved_model.load("artifact")
+        >>> revived.serve(tf.ones((4, 3))).shape
+        TensorShape([4, 2])
     """
 
     def __init__(self, format: str = "saved_model") -> None:  # noqa: A002 (Keras's name)
@@ -139,15 +138,14 @@ class ExportArchive:
             ExportTypeError: If the name is not a string, if `fn` is not callable, or if
                 `input_signature` is not a list of specs.
 
-        Example:
-
-        >>> import keras
-        >>> from keras_export_callbacks import ExportArchive
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-        >>> archive = ExportArchive()
-        >>> double = archive.add_endpoint("double", lambda x: 2 * model(x), [model.inputs[0]])
-        >>> double([[1.0, 2.0, 3.0]]).shape
-        TensorShape([1, 2])
+        Examples:
+            >>> import keras
+            >>> from keras_export_callbacks import ExportArchive
+            >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+            >>> archive = ExportArchive()
+            >>> double = archive.add_endpoint("double", lambda x: 2 * model(x), [model.inputs[0]])
+            >>> double([[1.0, 2.0, 3.0]]).shape
+            TensorShape([1, 2])
         """
         registered = self._registration
         _check_name(name, [*registered.endpoints, *registered.collections])
@@ -209,12 +207,11 @@ class ExportArchive:
                 if `variables` is not a list, tuple or set of variables.
             ExportTypeError: If the name is not a string.
 
-        Example:
-
-        >>> import keras
-        >>> from keras_export_callbacks import ExportArchive
-        >>> optimizer = keras.optimizers.Adam()
-        >>> ExportArchive().add_variable_collection("optimizer", optimizer.variables)
+        Examples:
+            >>> import keras
+            >>> from keras_export_callbacks import ExportArchive
+            >>> optimizer = keras.optimizers.Adam()
+            >>> ExportArchive().add_variable_collection("optimizer", optimizer.variables)
         """
         _check_name(name, self._registration.endpoints)  # A collection may replace another.
         if not isinstance(variables, list | tuple | set):

@@ -112,23 +112,22 @@ def restore(
         ExportError: If there is no version at the path, if it is damaged, or if its
             variables do not match the model's. The message lists each difference.
 
-    Example:
-
-    >>> import keras
-    >>> import numpy as np
-    >>> from keras_export_callbacks import ExportEveryN, restore
-    >>> def build():
-    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    ...     model.compile("adam", "mse")
-    ...     return model
-    >>> x, y = np.ones((8, 3)), np.ones((8, 2))
-    >>> options = {"verbose": 0, "callbacks": [ExportEveryN("resumable", log_dir=None)]}
-    >>> _ = build().fit(x, y, epochs=2, **options)
-    >>> model = build()
-    >>> record = restore(model, "resumable")
-    >>> history = model.fit(x, y, initial_epoch=record.epoch + 1, epochs=4, **options)
-    >>> history.epoch
-    [2, 3]
+    Examples:
+        >>> import keras
+        >>> import numpy as np
+        >>> from keras_export_callbacks import ExportEveryN, restore
+        >>> def build():
+        ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        ...     model.compile("adam", "mse")
+        ...     return model
+        >>> x, y = np.ones((8, 3)), np.ones((8, 2))
+        >>> options = {"verbose": 0, "callbacks": [ExportEveryN("resumable", log_dir=None)]}
+        >>> _ = build().fit(x, y, epochs=2, **options)
+        >>> model = build()
+        >>> record = restore(model, "resumable")
+        >>> history = model.fit(x, y, initial_epoch=record.epoch + 1, epochs=4, **options)
+        >>> history.epoch
+        [2, 3]
     """
     _check_model(model)
     path = _version_path(version_path)

@@ -32,18 +32,17 @@ def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
     Raises:
         ExportError: If the model is not built, or if its input shapes are not known.
 
-    Example:
-
-    >>> import keras, tensorflow as tf
-    >>> from keras_export_callbacks import ExportArchive, standard_endpoints
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> def with_labels(archive, model):
-    ...     standard_endpoints(archive, model)
-    ...     archive.add_endpoint(
-    ...         "label", lambda x: tf.argmax(model(x), axis=-1), [tf.TensorSpec((None, 3))]
-    ...     )
-    >>> archive = ExportArchive()
-    >>> with_labels(archive, model)
+    Examples:
+        >>> import keras, tensorflow as tf
+        >>> from keras_export_callbacks import ExportArchive, standard_endpoints
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> def with_labels(archive, model):
+        ...     standard_endpoints(archive, model)
+        ...     archive.add_endpoint(
+        ...         "label", lambda x: tf.argmax(model(x), axis=-1), [tf.TensorSpec((None, 3))]
+        ...     )
+        >>> archive = ExportArchive()
+        >>> with_labels(archive, model)
     """
     signature = model_signature(model)
     archive.track(model)

@@ -74,31 +74,33 @@ class Exporter:
         verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
             nothing.
 
+    Attributes:
+        directory: The `ExportDirectory` of `base_dir`.
+
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
             to.
 
-    Example:
+    Examples:
+        >>> import keras
+        >>> from keras_export_callbacks import Exporter
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> extra_files = {"labels.txt": "cat\ndog".encode()}
+        >>> with Exporter("served", model, extra_files=extra_files, log_dir=None) as exporter:
+        ...     record = exporter.export(step=100, metrics={"loss": 0.5}).result()
+        >>> record.version, record.metrics
+        (1, {'loss': 0.5})
+        >>> (record.path / "assets.extra" / "labels.txt").read_text()
+        'cat\ndog'
 
-    >>> import keras
-    >>> from keras_export_callbacks import Exporter
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> extra_files = {"labels.txt": "cat\ndog".encode()}
-    >>> with Exporter("served", model, extra_files=extra_files, log_dir=None) as exporter:
-    ...     record = exporter.export(step=100, metrics={"loss": 0.5}).result()
-    >>> record.version, record.metrics
-    (1, {'loss': 0.5})
-    >>> (record.path / "assets.extra" / "labels.txt").read_text()
-    'cat\ndog'
+        A loop with an optimizer of its own:
 
-    A loop with an optimizer of its own:
-
-    >>> optimizer = keras.optimizers.Adam()
-    >>> optimizer.build(model.trainable_variables)
-    >>> with Exporter("loop", model, optimizer, log_dir=None) as exporter:
-    ...     record = exporter.export().result()
-    >>> record.step, record.collections["optimizer_variables"]
-    (0, 6)
+        >>> optimizer = keras.optimizers.Adam()
+        >>> optimizer.build(model.trainable_variables)
+        >>> with Exporter("loop", model, optimizer, log_dir=None) as exporter:
+        ...     record = exporter.export().result()
+        >>> record.step, record.collections["optimizer_variables"]
+        (0, 6)
     """
 
     def __init__(

@@ -70,17 +70,16 @@ def litert(
     Raises:
         ExportError: If an argument cannot be used.
 
-    Example:
-
-    >>> import keras
-    >>> from keras_export_callbacks import Exporter
-    >>> from keras_export_callbacks.formats import litert
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> files = {"model.tflite": litert(quantize="float16")}
-    >>> with Exporter("edge", model, extra_files=files, log_dir=None) as exporter:
-    ...     record = exporter.export().result()
-    >>> (record.path / "assets.extra" / "model.tflite").read_bytes()[4:8]
-    b'TFL3'
+    Examples:
+        >>> import keras
+        >>> from keras_export_callbacks import Exporter
+        >>> from keras_export_callbacks.formats import litert
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> files = {"model.tflite": litert(quantize="float16")}
+        >>> with Exporter("edge", model, extra_files=files, log_dir=None) as exporter:
+        ...     record = exporter.export().result()
+        >>> (record.path / "assets.extra" / "model.tflite").read_bytes()[4:8]
+        b'TFL3'
     """
     return LiteRT(endpoint, quantize, representative_inputs, max_difference)
 

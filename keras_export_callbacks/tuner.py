@@ -20,6 +20,8 @@ from .archive.store.remote import VersionPath
 from .archive.store.store import absolute_path, open_store
 from .callbacks.base import ExportCallback
 
+__all__ = ["ExportTrials", "publish_best"]
+
 
 class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner has no types.
     """A hypermodel that lets each trial of a search export to a directory of its own.
@@ -36,24 +38,23 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
     Raises:
         ExportTypeError: If `hypermodel` is neither of these.
 
-    Example:
-
-    >>> import keras, keras_tuner, numpy as np
-    >>> from keras_export_callbacks import ExportOnImprove
-    >>> from keras_export_callbacks.tuner import ExportTrials, publish_best
-    >>> def build_model(hp):
-    ...     units = hp.Int("units", 1, 8)
-    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
-    ...     model.compile("adam", "mse")
-    ...     return model
-    >>> tuner = keras_tuner.RandomSearch(
-    ...     ExportTrials(build_model), objective="loss", max_trials=2, directory="search"
-    ... )
-    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> export = ExportOnImprove("trials", monitor="loss", log_dir=None)
-    >>> tuner.search(x, y, epochs=2, verbose=0, callbacks=[export])
-    >>> publish_best(tuner, "trials", "serving").version
-    1
+    Examples:
+        >>> import keras, keras_tuner, numpy as np
+        >>> from keras_export_callbacks import ExportOnImprove
+        >>> from keras_export_callbacks.tuner import ExportTrials, publish_best
+        >>> def build_model(hp):
+        ...     units = hp.Int("units", 1, 8)
+        ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+        ...     model.compile("adam", "mse")
+        ...     return model
+        >>> tuner = keras_tuner.RandomSearch(
+        ...     ExportTrials(build_model), objective="loss", max_trials=2, directory="search"
+        ... )
+        >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+        >>> export = ExportOnImprove("trials", monitor="loss", log_dir=None)
+        >>> tuner.search(x, y, epochs=2, verbose=0, callbacks=[export])
+        >>> publish_best(tuner, "trials", "serving").version
+        1
     """
 
     def __init__(self, hypermodel: keras_tuner.HyperModel | Callable[[Any], keras.Model]) -> None:

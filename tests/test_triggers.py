@@ -77,6 +77,11 @@ def test_every_n_steps_from_anywhere_by_any_jumps(n: int, start: int, jumps: lis
     assert len(due) == len(set(due))
 
 
+@pytest.mark.parametrize(("now", "last"), [(None, None), (None, 3), (9, None)])
+def test_no_step_is_due_where_none_is_counted(now: int | None, last: int | None) -> None:
+    assert not EveryN(1, "batch").is_due(Moment(now, 9.0), Moment(last, 0.0))
+
+
 def test_every_n_seconds_after_the_last_export() -> None:
     seconds = [100.0, 101.0, 102.5, 103.0, 104.5, 110.0, 111.0, 111.5, 112.0]
     moments = [Moment(step=0, seconds=each) for each in seconds]

@@ -47,12 +47,11 @@ class ExportDirectory:
         base_dir: The directory that holds the versions, or the URL of one in a bucket, such
             as ``"s3://bucket/served"``. It does not need to exist yet.
 
-    Example:
-
-    >>> from keras_export_callbacks import ExportDirectory
-    >>> directory = ExportDirectory("served/digits")
-    >>> directory.versions()
-    []
+    Examples:
+        >>> from keras_export_callbacks import ExportDirectory
+        >>> directory = ExportDirectory("served/digits")
+        >>> directory.versions()
+        []
     """
 
     def __init__(self, base_dir: str | os.PathLike[str]) -> None:
@@ -258,16 +257,15 @@ class ExportDirectory:
             ExportError: If there is no version to go back to, or if it cannot be published
                 again.
 
-        Example:
-
-        >>> import keras
-        >>> from keras_export_callbacks import ExportDirectory, Exporter
-        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> with Exporter("rolled", model, log_dir=None) as exporter:
-        ...     records = [exporter.export().result() for _ in range(2)]
-        >>> record = ExportDirectory("rolled").rollback()
-        >>> record.version, record.copied_from, record.withdrawn
-        (3, '1', (2,))
+        Examples:
+            >>> import keras
+            >>> from keras_export_callbacks import ExportDirectory, Exporter
+            >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            >>> with Exporter("rolled", model, log_dir=None) as exporter:
+            ...     records = [exporter.export().result() for _ in range(2)]
+            >>> record = ExportDirectory("rolled").rollback()
+            >>> record.version, record.copied_from, record.withdrawn
+            (3, '1', (2,))
         """
         versions, records = self.versions(), self.records()
         if not versions:

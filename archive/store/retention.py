@@ -59,10 +59,9 @@ class KeepLatest(RetentionPolicy):
     Raises:
         ExportValueError: If `n` is not an int of at least 1.
 
-    Example:
-
-    >>> from keras_export_callbacks import KeepBest, KeepLatest
-    >>> keep = KeepLatest(3) | KeepBest(1, monitor="val_loss", mode="min")
+    Examples:
+        >>> from keras_export_callbacks import KeepBest, KeepLatest
+        >>> keep = KeepLatest(3) | KeepBest(1, monitor="val_loss", mode="min")
     """
 
     n: int

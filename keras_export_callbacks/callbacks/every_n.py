@@ -78,21 +78,20 @@ class ExportEveryN(ExportCallback):
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
             to.
 
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_export_callbacks import ExportEveryN
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    >>> model.compile("adam", "mse")
-    >>> callback = ExportEveryN(
-    ...     "every_other", n=2, at_end=True, metadata={"commit": "1f0c2a"}, log_dir=None
-    ... )
-    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> _ = model.fit(x, y, epochs=5, verbose=0, callbacks=[callback])
-    >>> [(record.version, record.epoch, record.reason) for record in callback.exports]
-    [(1, 1, 'every 2 epochs'), (2, 3, 'every 2 epochs'), (3, 4, 'end of training')]
-    >>> callback.last_export.metadata
-    {'commit': '1f0c2a'}
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_export_callbacks import ExportEveryN
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> callback = ExportEveryN(
+        ...     "every_other", n=2, at_end=True, metadata={"commit": "1f0c2a"}, log_dir=None
+        ... )
+        >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+        >>> _ = model.fit(x, y, epochs=5, verbose=0, callbacks=[callback])
+        >>> [(record.version, record.epoch, record.reason) for record in callback.exports]
+        [(1, 1, 'every 2 epochs'), (2, 3, 'every 2 epochs'), (3, 4, 'end of training')]
+        >>> callback.last_export.metadata
+        {'commit': '1f0c2a'}
     """
 
     def __init__(

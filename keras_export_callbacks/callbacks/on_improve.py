@@ -83,19 +83,18 @@ class ExportOnImprove(ExportCallback):
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
             to. When training ends, if the metric was never a finite number.
 
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_export_callbacks import ExportOnImprove
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> callback = ExportOnImprove(
-    ...     "best", monitor="loss", only_if=lambda metrics: metrics["loss"] < 100, log_dir=None
-    ... )
-    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
-    >>> callback.last_export.reason
-    'improved'
+    Examples:
+        >>> import keras, numpy as np
+        >>> from keras_export_callbacks import ExportOnImprove
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> callback = ExportOnImprove(
+        ...     "best", monitor="loss", only_if=lambda metrics: metrics["loss"] < 100, log_dir=None
+        ... )
+        >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+        >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+        >>> callback.last_export.reason
+        'improved'
     """
 
     def __init__(

@@ -5,9 +5,12 @@ They run twice in one directory, as by someone who tries the same again.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from support.processes import run_python
@@ -15,6 +18,7 @@ from support.processes import run_python
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+GUIDE = ROOT / "docs/guide.md"
 
 # In docs/recipes.md, each for a package of its own, which few have.
 RECIPES = {"tf2onnx": "## LiteRT, ONNX", "mlflow": "## MLflow", "wandb": "## Weights & Biases"}
@@ -24,32 +28,38 @@ def blocks(text: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-# Both in one process, because importing TensorFlow takes as long as all the rest, and with
-# one seed, so that the second run finds nothing better than the first.
+# All in one process, because importing TensorFlow takes as long as all the rest, and with one
+# seed, so that the second run finds nothing better than the first. A page knows the names of the
+# first one in the list, and not those of other pages.
 TWICE = """
+import json
 import sys
 import keras
-keras.utils.set_random_seed(0)
-exec(sys.argv[1], {"__name__": "__main__"})
-print(sys.argv[2], flush=True)
-keras.utils.clear_session()
-keras.utils.set_random_seed(0)
-exec(sys.argv[1], {"__name__": "__main__"})
+first, *others = json.loads(sys.argv[1])
+for heading in ("", sys.argv[2]):
+    print(heading, flush=True)
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    names = {"__name__": "__main__"}
+    exec(first, names)
+    for other in others:
+        exec(other, dict(names))
 """
 AGAIN = "-------- again --------\n"
 
 
-def run_twice(found: list[str]) -> tuple[str, str]:
-    """What blocks print when they run, and when they run again."""
-    first, _, again = run_python(TWICE, "\n".join(found), AGAIN.strip()).partition(AGAIN)
-    return first, again
+def run_twice(first: str, *others: str) -> tuple[str, str]:
+    """What the code of pages prints when it runs, and when it runs again."""
+    code = json.dumps([first, *others])
+    printed, _, again = run_python(TWICE, code, AGAIN.strip()).partition(AGAIN)
+    return printed, again
 
 
 @pytest.mark.slow
 def test_the_readme() -> None:
     found = blocks(README.read_text())
     assert len(found) >= 5
-    first, again = run_twice(found)
+    first, again = run_twice("\n".join(found))
     assert "served/classifier/" in first
     # Nothing was better than in the first run. The last block prints versions and a step.
     assert "served/classifier/" not in again
@@ -58,12 +68,19 @@ def test_the_readme() -> None:
 
 @pytest.mark.slow
 def test_pages() -> None:
-    """After the README's first block, which makes a model, data and versions."""
-    found = [
-        block for page in PAGES if page.name != "recipes.md" for block in blocks(page.read_text())
-    ]
-    assert len(found) >= 3
-    for printed in run_twice([blocks(README.read_text())[0], *found]):
+    """Every page after the first block of the guide, which makes a model, data and versions."""
+    start, *guide = blocks(GUIDE.read_text())
+    pages = [page for page in PAGES if page.name not in {"guide.md", "recipes.md"}]
+    others = ["\n".join(blocks(page.read_text())) for page in pages]
+    assert len(guide) >= 5
+    assert len([other for other in others if other]) >= 3
+    first, again = run_twice(start, "\n".join(guide), *others)
+    assert "served/classifier/" in first
+    # Nothing was better than in the first run.
+    assert "served/classifier/" not in again
+    for printed in (first, again):
+        # The versions, and the step of the best one.
+        assert re.search(r"^\[\d.*\] \d+$", printed, re.MULTILINE)
         assert "['call_training', 'serve', 'serving_default']" in printed
 
 
@@ -77,21 +94,54 @@ def test_recipes(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # MLflow alone would use a database, which its small distribution cannot.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:mlruns")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    run_twice([blocks(README.read_text())[0], recipe])
+    run_twice(blocks(GUIDE.read_text())[0], recipe)
     if package == "mlflow":
         logged = {path.parent.name for path in Path("mlruns").rglob("exports/*/saved_model.pb")}
         assert logged == {path.name for path in Path("served/mlflow").iterdir()} - {".staging"}
         assert logged
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    spaced = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[-\s]", "-", heading) for heading in spaced} | set(
+        re.findall(r"^::: ([\w.]+)", text, re.MULTILINE)
+    )
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
-    pages = [README, ROOT / "CONTRIBUTING.md", *PAGES]
+    pages = [README, *ROOT.glob("[A-Z]*.md"), ROOT / "archive/README.md", *PAGES]
     for page in pages:
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if re.match("https?://|mailto:", link):
+                continue
+            name, _, anchor = unquote(link).partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), (page, link)
+            assert not anchor or anchor in anchors(target), (page, link)
 
 
-def test_tests_that_the_readme_names_are_there() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)`", README.read_text())
-    assert len(named) > 10
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_tests_that_the_pages_name_are_there() -> None:
+    guarantees = (ROOT / "docs/guarantees.md").read_text()
+    assert len(re.findall(r"`(tests/[\w/]+\.py)`", guarantees)) > 10
+    for page in [README, *PAGES]:
+        named = re.findall(r"`(tests/[\w/]+\.(?:py|txt))`", page.read_text())
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def public_names(module: Path) -> list[str]:
+    listed = re.search(r"^__all__ = (\[.*?\])", module.read_text(), re.DOTALL | re.MULTILINE)
+    assert listed, module
+    return list(ast.literal_eval(listed[1]))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    described = set(re.findall(r"^::: (.+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    public = {
+        f"keras_export_callbacks.{module}.{name}".replace(".__init__", "")
+        for module in ("__init__", "formats", "tuner")
+        for name in public_names(ROOT / f"keras_export_callbacks/{module}.py")
+    }
+    assert described == public

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from support.properties import untimed
 
 from keras_export_callbacks import ExportError
-from keras_export_callbacks.archive.store.versions import MAX_VERSION, Numbers, parse
+from keras_export_callbacks.archive.store.versions import (
+    MAX_VERSION,
+    Numbers,
+    is_marker,
+    is_version,
+    parse,
+)
 
 # Names of files, mostly of those that look like numbers.
 NUMBERS = st.integers(min_value=0, max_value=2**70)
@@ -115,3 +121,28 @@ def test_what_a_writer_has_seen_it_never_gives_out_again() -> None:
     assert numbers.next(["3", "007"]) == 8
     numbers.see(["3", "+9"])
     assert numbers.next([]) == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], False),
+        (["saved_model.pb", "variables"], True),
+        (["assets.extra"], True),  # Of another program, or damaged.
+        (["saved_model.pb", ".unfinished-1"], True),  # Copied last, so all is there.
+        (["variables", ".unfinished-1"], False),
+        (["saved_model.pb", ".removed-1"], False),
+    ],
+)
+def test_what_is_in_a_directory_says_whether_it_is_a_version(
+    names: list[str], expected: bool
+) -> None:
+    assert is_version(names) == expected
+
+
+def test_markers_are_directly_in_a_version() -> None:
+    assert is_marker(".unfinished-1")
+    assert is_marker(".removed-1")
+    assert not is_marker("saved_model.pb")
+    assert not is_marker("assets.extra/.removed-1")
+    assert not is_marker(".removed-1/file")
