@@ -10,27 +10,25 @@ import io
 import itertools
 import json
 import os
-import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
-from rich.cells import cell_len, set_cell_size
 
-from . import texts
+from . import tables
 from .archive.errors import DamagedVersionError, ExportError
 from .archive.store.directory import ExportDirectory
 from .archive.store.files import Progress, no_progress
 from .archive.store.garbage import no_garbage_collection
 from .archive.store.objective import Mode, Objective
-from .archive.store.record import WARMUP, ExportRecord, standing, withdrawn
+from .archive.store.record import ExportRecord
 from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy, removals
 from .archive.store.store import Store, absolute_path, open_store, version_path
 from .archive.store.versions import MANIFEST, parse
+from .tables import printable
 
 
 class _Group(click.Group):
@@ -72,7 +70,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _tell(error: str, kind: str = "Error") -> None:
-    click.echo(f"{kind}: {_printable(' '.join(error.split()))}", err=True)
+    click.echo(f"{kind}: {printable(' '.join(error.split()))}", err=True)
 
 
 def _directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
@@ -173,22 +171,12 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
         _print_json([_content(records[version]) for version in sorted(records)])
         return
     versions = base.versions()
-    notes = _notes(versions, list(records.values()))
-    rows: list[Sequence[str]] = [
-        ("version", "published", "epoch", "step", "reason", "metric", "size", "note")
-    ]
-    rows += [
-        (str(version), *_row(records.get(version)), ", ".join(notes[version]))
-        for version in versions
-    ]
-    title, *lines = _columns(rows)
+    title, *lines = tables.listing(base, versions, records)
     click.secho(title, bold=True)
     if not versions:
         click.echo(_no_versions(base), err=True)
         return
     click.echo("\n".join(lines))
-    count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
-    click.echo(f"{count}, {texts.size(_disk_space(base, versions, records))}")
 
 
 @main.command(epilog="Example: keras-exports show served/classifier/12")
@@ -201,16 +189,7 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     if as_json:
         _print_json(_content(record))
         return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
-    for name, value in _described(base, record).items():
-        table.add_row(_printable(name), _printable(value))
-    console = Console(width=_width(), highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo(tables.description(base, record))
 
 
 @main.command(epilog="Example: keras-exports verify served/classifier")
@@ -295,7 +274,7 @@ def publish(source: VersionPath, base: ExportDirectory) -> None:
 
     SOURCE may have any name, as a downloaded copy has.
     """
-    path = _printable(str(base.publish(os.fspath(source)).path))
+    path = printable(str(base.publish(os.fspath(source)).path))
     _say_published(path, path)
 
 
@@ -310,7 +289,7 @@ def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     Withdrawn versions stay, but do not count as the best any more.
     """
     record = base.rollback(version)
-    path = _printable(str(record.path))
+    path = printable(str(record.path))
     withdrawn = ", ".join(map(str, record.withdrawn)) or "nothing"
     said = f"Published version {record.copied_from} again as '{path}'. Withdrew {withdrawn}."
     if as_json:
@@ -331,8 +310,8 @@ def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
 def diff(base: ExportDirectory, a: int, b: int) -> None:
     """Show in what the versions A and B in BASE differ: metrics, endpoints, files."""
     before, after = base.record(a), base.record(b)
-    rows = [("", str(a), str(b)), *_differences(base, before, after)]
-    click.echo("\n".join(_columns(rows)) if len(rows) > 1 else "There is no difference.")
+    title, *lines = tables.comparison((str(a), str(b)), before, after)
+    click.echo("\n".join([title, *lines]) if lines else "There is no difference.")
 
 
 @main.command(epilog="Example: keras-exports download s3://bucket/served/classifier 12 model")
@@ -346,7 +325,7 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
     """
     with _progress(base, version) as progress:
         path = base.download(version, to, progress)
-    click.echo(_printable(str(path)))
+    click.echo(printable(str(path)))
 
 
 @main.command(
@@ -462,40 +441,6 @@ def _best(base: ExportDirectory, objective: Objective) -> ExportRecord:
     return record
 
 
-def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int, list[str]]:
-    """Return what is special about each version."""
-    notes: dict[int, list[str]] = {version: [] for version in versions}
-    if versions:
-        notes[versions[-1]].append("newest")
-    counting = standing(records)
-    objectives = {record.objective for record in records if record.objective is not None}
-    for objective in sorted(objectives, key=lambda each: (each.monitor, each.mode)):
-        record = objective.best(counting)
-        if record is not None and record.version in notes:
-            which = "best" if len(objectives) == 1 else f"best {objective.monitor}"
-            notes[record.version].append(which)
-    for record in records:
-        if record.version in notes:
-            notes[record.version] += ["copy of " + record.copied_from] if record.copied_from else []
-    for version in withdrawn(records):
-        if version in notes:
-            notes[version].append("withdrawn")
-    return notes
-
-
-def _disk_space(
-    base: ExportDirectory, versions: Iterable[int], records: Mapping[int, ExportRecord]
-) -> int:
-    """Return how many bytes all versions take. Files that they share count once."""
-    if not base.store.can_link:
-        return sum(record.bytes for record in records.values())
-    inodes: dict[int, int] = {}
-    for version in versions:
-        path = base.store.local_path(version)
-        inodes |= {} if path is None else _inodes(path)
-    return sum(inodes.values())
-
-
 def _no_versions(base: ExportDirectory) -> str:
     """Return the message about a base directory without versions, and say where there are some."""
     below = list(itertools.islice(_bases_below(base.store, 3), 4))
@@ -518,21 +463,6 @@ def _bases_below(store: Store, depth: int) -> Iterator[VersionPath]:
                     yield from _bases_below(below, depth - 1)
 
 
-def _differences(
-    base: ExportDirectory, before: ExportRecord, after: ExportRecord
-) -> Iterator[tuple[str, str, str]]:
-    """Yield a name and two values for each difference of two versions."""
-    old, new = _described(base, before), _described(base, after)
-    for name in [*old, *(name for name in new if name not in old)]:
-        if name not in ("version", "path", "shared") and old.get(name) != new.get(name):
-            yield name, old.get(name, "–"), new.get(name, "–")
-    for name in sorted(before.files.keys() | after.files.keys()):
-        infos = before.files.get(name), after.files.get(name)
-        if infos[0] != infos[1]:
-            one, other = ("–" if info is None else texts.size(info.size) for info in infos)
-            yield name, one, other
-
-
 def _newest(base: ExportDirectory) -> int:
     return _some_versions(base)[-1]
 
@@ -542,99 +472,6 @@ def _some_versions(base: ExportDirectory) -> list[int]:
     if not versions:
         raise ExportError(_no_versions(base))
     return versions
-
-
-def _row(record: ExportRecord | None) -> Iterable[str]:
-    if record is None:
-        return ("", "", "", "no readable manifest", "", "")
-    return (
-        record.created[:16].replace("T", " "),
-        "" if record.epoch is None else str(record.epoch),
-        "" if record.step is None else str(record.step),
-        record.reason or (f"schema {record.schema}" if record.is_newer else ""),
-        "" if record.value is None else f"{record.monitor}={record.value:.6g}",
-        texts.size(record.bytes),
-    )
-
-
-def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
-    shared = _shared(base, record)
-    return {
-        "version": str(record.version),
-        "path": str(record.path),
-        "published": f"{record.created} (UTC)",
-        "reason": record.reason,
-        **({"schema": f"{record.schema}, newer than this library"} if record.is_newer else {}),
-        **({} if record.epoch is None else {"epoch": str(record.epoch)}),
-        **({} if record.step is None else {"step": str(record.step)}),
-        "weights": record.weights,
-        **texts.contents(record),
-        "warm-up requests": "included" if WARMUP in record.files else "none",
-        "size": texts.size(record.bytes),
-        **({"shared": shared} if shared else {}),
-        **({"copy of": record.copied_from} if record.copied_from else {}),
-        **({"withdrew": ", ".join(map(str, record.withdrawn))} if record.withdrawn else {}),
-        "training waited": texts.duration(record.stall_seconds),
-        "written in": texts.duration(record.write_seconds),
-        "libraries": ", ".join(f"{name} {text}" for name, text in record.libraries.items()),
-    }
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines with columns that fit the terminal.
-
-    The widest columns are cut. If they would become too narrow to read, some columns
-    are left out first.
-    """
-    # rich's table would take half a second for a thousand rows.
-    columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
-    widths = [max(map(cell_len, column)) for column in columns]
-    screen = _width()
-    for spare in ("published", "epoch", "step", "reason"):
-        if sum(min(width, 12) + 2 for width in widths) - 2 > screen:
-            index = [column[0] for column in columns].index(spare)
-            del columns[index], widths[index]
-    room = max(screen - 2 * (len(widths) - 1), 4 * len(widths))
-    while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
-    for row in zip(*columns, strict=True):
-        yield "  ".join(map(_cut, row, widths)).rstrip()
-
-
-def _width() -> int:
-    """Return the width of the terminal in columns, or a very large number without a terminal."""
-    return shutil.get_terminal_size((1_000_000, 24)).columns
-
-
-def _cut(cell: str, width: int) -> str:
-    if cell_len(cell) > width:
-        return set_cell_size(cell, width - 1) + "…"
-    return set_cell_size(cell, width)
-
-
-def _printable(content: str) -> str:
-    """Replace control characters. Manifests come from outside, and a terminal would obey them."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in content)
-
-
-def _shared(base: ExportDirectory, record: ExportRecord) -> str:
-    """Return a text about the versions that share files with a version by hard links."""
-    path = base.store.local_path(record.version)
-    if path is None:
-        return ""
-    own = _inodes(path)
-    shared = []
-    for version in base.versions():
-        if version != record.version:
-            common = own.keys() & _inodes(path.with_name(str(version))).keys()
-            size = sum(own[inode] for inode in common)
-            shared += [f"{texts.size(size)} with {version}"] if size else []
-    return ", ".join(shared[-5:])
-
-
-def _inodes(version_dir: Path) -> dict[int, int]:
-    stats = [path.lstat() for path in version_dir.rglob("*") if path.is_file()]
-    return {stat.st_ino: stat.st_size for stat in stats}
 
 
 def _content(record: ExportRecord) -> dict[str, Any]:
