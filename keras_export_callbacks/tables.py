@@ -160,8 +160,9 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(cell_len, column)) for column in columns]
     screen = _width()
     for spare in ("published", "epoch", "step", "reason"):
-        if sum(min(width, 12) + 2 for width in widths) - 2 > screen:
-            index = [column[0] for column in columns].index(spare)
+        titles = [column[0] for column in columns]
+        if spare in titles and sum(min(width, 12) + 2 for width in widths) - 2 > screen:
+            index = titles.index(spare)
             del columns[index], widths[index]
     room = max(screen - 2 * (len(widths) - 1), 4 * len(widths))
     while sum(widths) > room:
