@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from . import tables
-from .archive.errors import DamagedVersionError, ExportError
+from .archive.errors import (
+    DamagedVersionError,
+    ExportError,
+    VersionNotFoundError,
+)
+from .archive.store.below import no_versions
 from .archive.store.directory import ExportDirectory
 from .archive.store.files import Progress, no_progress
 from .archive.store.garbage import no_garbage_collection
 from .archive.store.objective import Mode, Objective
 from .archive.store.record import ExportRecord
-from .archive.store.remote import VersionPath
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy, removals
-from .archive.store.store import Store, absolute_path, open_store, version_path
-from .archive.store.versions import MANIFEST, parse
+from .archive.store.store import open_store, version_at
+from .archive.store.versions import parse
 from .tables import printable
 
 
@@ -73,6 +76,36 @@ def _tell(error: str, kind: str = "Error") -> None:
     click.echo(f"{kind}: {printable(' '.join(error.split()))}", err=True)
 
 
+class _TakesVersionPath(click.Command):
+    """A command with the arguments BASE and VERSION, which may be one path, BASE/VERSION."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        index = next((i for i, arg in enumerate(args) if not arg.startswith("-")), len(args))
+        before, path, after = args[:index], args[index : index + 1], args[index + 1 :]
+        with contextlib.suppress(ExportError, OSError):  # The callback of BASE reports it.
+            path = [part for text in path for part in _split(text)]
+        more = [arg for arg in after if not arg.startswith("-")]
+        count = sum(isinstance(param, click.Argument) for param in self.params)
+        if len(path) == 2 and len(path) + len(more) > count:
+            raise click.UsageError(
+                f"Received a path of version {path[1]}, and then {' '.join(more)}. Give the "
+                "version once.",
+                ctx,
+            )
+        return super().parse_args(ctx, [*before, *path, *after])
+
+
+def _split(path: str) -> list[str]:
+    """Return BASE and VERSION for a path BASE/VERSION, or else the path alone."""
+    files = open_store(path)
+    version = parse(files.root.name)
+    if version is None:
+        return [path]
+    base = open_store(files.root.parent)
+    is_missing = not files.exists() and base.exists()
+    return [str(base.root), str(version)] if is_missing or version_at(path) else [path]
+
+
 def _directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
     try:
         return ExportDirectory(value)
@@ -84,39 +117,34 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
     directory = _directory(ctx, param, value)
     if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
+    if found := version_at(value):
+        base, version = found
+        raise click.BadParameter(
+            f"Received '{value}', which is version {version} in '{base.root}'. Expected the base "
+            f"directory, '{base.root}'."
+        )
     return directory
 
 
-def _base_or_version(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
-    """Return the base directory. Its version comes next, if `value` names one, as BASE/12."""
-    with contextlib.suppress(ExportError):
-        path, version = version_path(value)
-        base = ExportDirectory(path.parent)
-        if base.store.has(version):
-            ctx.meta[_NAMED] = version
-            return base
-    return _existing_directory(ctx, param, value)
+def _source(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    _directory(ctx, param, value)  # It raises an error for a path that cannot be used.
+    return value
 
 
-def _version(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
-    named: int | None = ctx.meta.get(_NAMED)
-    if named is not None and value is not None:
-        raise click.BadParameter(f"Received the version {value}, and a path of version {named}.")
-    if named is None and value is None and param.required:
-        raise click.MissingParameter(ctx=ctx, param=param)
-    return named if value is None else value
-
-
-def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -> VersionPath:
-    try:
-        path = absolute_path(value)
-        if parse(path.name) is None and open_store(path).stat(MANIFEST) is None:
-            version_path(value)  # It says what was expected.
-    except ExportError as error:
-        raise click.BadParameter(str(error)) from error
-    if parse(path.name) is not None:
-        _existing_directory(ctx, param, str(path.parent))
-    return path
+def _version_to_compare(
+    ctx: click.Context, param: click.Parameter, value: str
+) -> tuple[ExportDirectory, int]:
+    """Return the version with a number in BASE, or with a path, and its base directory."""
+    base: ExportDirectory = ctx.params["base"]
+    if not value.isdecimal():
+        path, *number = _split(str(_directory(ctx, param, value).path))
+        if not number:
+            raise click.BadParameter(
+                f"Received {value!r}. Expected the number of a version in BASE, such as 12, or a "
+                "path, such as served/classifier/12."
+            )
+        base, value = ExportDirectory(path), number[0]
+    return base, int(value)
 
 
 def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -126,15 +154,9 @@ def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [version for version in versions if version.startswith(incomplete)]
 
 
-# The key under which the context holds the version in the path BASE/VERSION.
-_NAMED = "keras_export_callbacks.version"
-
 _DIRECTORY = click.Path(file_okay=False)
 _BASE = click.argument("base", type=_DIRECTORY, callback=_existing_directory)
-_BASE_OR_VERSION = click.argument("base", type=_DIRECTORY, callback=_base_or_version)
-_VERSION = click.argument(
-    "version", type=int, required=False, callback=_version, shell_complete=_versions_there
-)
+_VERSION = click.argument("version", type=int, required=False, shell_complete=_versions_there)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _MONITOR = click.option("--monitor", help="The metric's name, such as val_accuracy.")
 _MODE = click.option(
@@ -167,20 +189,19 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     versions were exported for, and which were withdrawn by a rollback.
     """
     records = {record.version: record for record in base.records()}
-    if as_json:
-        _print_json([_content(records[version]) for version in sorted(records)])
-        return
     versions = base.versions()
-    title, *lines = tables.listing(base, versions, records)
-    click.secho(title, bold=True)
+    if as_json:
+        _print_json([item for version in versions for item in _listed(base, version, records)])
+    else:
+        title, *lines = tables.listing(base, versions, records)
+        click.secho(title, bold=True)
+        click.echo("".join(f"{line}\n" for line in lines), nl=False)
     if not versions:
-        click.echo(_no_versions(base), err=True)
-        return
-    click.echo("\n".join(lines))
+        click.echo(no_versions(base.store), err=True)
 
 
-@main.command(epilog="Example: keras-exports show served/classifier/12")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports show served/classifier/12")
+@_BASE
 @_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -192,8 +213,8 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     click.echo(tables.description(base, record))
 
 
-@main.command(epilog="Example: keras-exports verify served/classifier")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports verify served/classifier")
+@_BASE
 @_VERSION
 @_JSON
 def verify(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -256,6 +277,7 @@ def prune(
         policies.append(KeepBest(keep_best, monitor=objective.monitor, mode=objective.mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
+    _some_versions(base)
     policy = policies[0]
     for other in policies[1:]:
         policy = policy | other
@@ -267,19 +289,20 @@ def prune(
 @main.command(
     epilog="Example: keras-exports publish trials/trial_3/execution_0/7 served/classifier"
 )
-@click.argument("source", type=_DIRECTORY, callback=_version_directory)
+@click.argument("source", type=_DIRECTORY, callback=_source)
 @click.argument("base", type=_DIRECTORY, callback=_directory)
-def publish(source: VersionPath, base: ExportDirectory) -> None:
-    """Publish a copy of the version directory SOURCE as the next version in BASE.
+def publish(source: str, base: ExportDirectory) -> None:
+    """Publish a copy of the version SOURCE as the next version in BASE.
 
-    SOURCE may have any name, as a downloaded copy has.
+    SOURCE is the directory of a version, such as served/classifier/12, or a copy of one with
+    any name, as `download` makes it.
     """
-    path = printable(str(base.publish(os.fspath(source)).path))
+    path = printable(str(base.publish(source).path))
     _say_published(path, path)
 
 
-@main.command(epilog="Example: keras-exports rollback served/classifier")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports rollback served/classifier")
+@_BASE
 @_VERSION
 @_JSON
 def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -296,25 +319,36 @@ def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
         content = {
             "path": str(record.path),
             "version": record.version,
-            "copied_from": record.copied_from,
+            "copied_from": _origin(record),
             "withdrawn": record.withdrawn,
         }
         said = json.dumps(content, indent=1)
     _say_published(path, said)
 
 
-@main.command(epilog="Example: keras-exports diff served/classifier 11 12")
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports diff served/classifier 11 12")
 @_BASE
-@click.argument("a", type=int, shell_complete=_versions_there)
-@click.argument("b", type=int, shell_complete=_versions_there)
-def diff(base: ExportDirectory, a: int, b: int) -> None:
-    """Show in what the versions A and B in BASE differ: metrics, endpoints, files."""
-    before, after = base.record(a), base.record(b)
-    title, *lines = tables.comparison((str(a), str(b)), before, after)
+@click.argument("a", callback=_version_to_compare, shell_complete=_versions_there)
+@click.argument("b", callback=_version_to_compare, shell_complete=_versions_there)
+def diff(
+    base: ExportDirectory, a: tuple[ExportDirectory, int], b: tuple[ExportDirectory, int]
+) -> None:
+    """Show in what the versions A and B in BASE differ: metrics, endpoints, files.
+
+    B may also be a path, such as BASE/12 or the path of a version elsewhere.
+    """
+    before, after = (where.record(version) for where, version in (a, b))
+    names = str(before.version), str(after.version)
+    if before.path.parent != after.path.parent:
+        names = str(before.path), str(after.path)
+    title, *lines = tables.comparison(names, before, after)
     click.echo("\n".join([title, *lines]) if lines else "There is no difference.")
 
 
-@main.command(epilog="Example: keras-exports download s3://bucket/served/classifier 12 model")
+@main.command(
+    cls=_TakesVersionPath,
+    epilog="Example: keras-exports download s3://bucket/served/classifier 12 model",
+)
 @_BASE
 @click.argument("version", type=int, shell_complete=_versions_there)
 @click.argument("to", type=click.Path())
@@ -340,6 +374,8 @@ def serving_config(
     base: ExportDirectory, name: str | None, base_path: str | None, labels: tuple[str, ...]
 ) -> None:
     """Print a model_config_file for TensorFlow Serving, with labels for versions."""
+    if not base.versions():
+        click.echo(no_versions(base.store), err=True)
     pairs = [label.partition("=") for label in labels]
     if any(not text or not number.isascii() or not number.isdecimal() for text, _, number in pairs):
         raise click.UsageError("Expected --label LABEL=VERSION, such as --label stable=7.")
@@ -416,7 +452,8 @@ def _objective(base: ExportDirectory, monitor: str | None, mode: Mode | None) ->
     """Return the metric that the options name, or the one that versions were exported for."""
     if monitor is not None and mode is not None:
         return Objective(monitor, mode)
-    known = {record.objective for record in base.records() if record.objective is not None}
+    records = _some_records(base)
+    known = {record.objective for record in records if record.objective is not None}
     fitting = [
         objective
         for objective in known
@@ -424,43 +461,30 @@ def _objective(base: ExportDirectory, monitor: str | None, mode: Mode | None) ->
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting:
-        metric = "" if monitor is None else f" {monitor!r}"
+    if fitting:
+        raise click.UsageError(f"Versions were exported for several metrics: {_options(fitting)}.")
+    if not known:
         raise click.UsageError(
-            f"The versions in '{base.path}' were exported for no metric{metric}, so give "
-            "--monitor and --mode."
+            f"The versions in '{base.path}' were exported for no metric, so give --monitor and "
+            "--mode."
         )
-    texts_of = sorted(f"--monitor {each.monitor} --mode {each.mode}" for each in fitting)
-    raise click.UsageError(f"Versions were exported for several metrics: {'; '.join(texts_of)}.")
+    given = f"--mode {mode}" if monitor is None else f"--monitor {monitor}"
+    raise click.UsageError(
+        f"The versions in '{base.path}' were exported for {_options(known)}. Received {given}. For "
+        "another metric or direction, give both --monitor and --mode."
+    )
+
+
+def _options(objectives: Iterable[Objective]) -> str:
+    return "; ".join(sorted(f"--monitor {each.monitor} --mode {each.mode}" for each in objectives))
 
 
 def _best(base: ExportDirectory, objective: Objective) -> ExportRecord:
     record = base.best(objective.monitor, objective.mode)
     if record is None:
+        _some_records(base)
         raise ExportError(f"No version in '{base.path}' has the metric {objective.monitor!r}.")
     return record
-
-
-def _no_versions(base: ExportDirectory) -> str:
-    """Return the message about a base directory without versions, and say where there are some."""
-    below = list(itertools.islice(_bases_below(base.store, 3), 4))
-    text = f"There are no versions in '{base.path}'."
-    if below:
-        listed = ", ".join(f"'{path}'" for path in below[:3])
-        text += f" There are versions in {listed}{', …' if len(below) > 3 else ''}."
-    return text
-
-
-def _bases_below(store: Store, depth: int) -> Iterator[VersionPath]:
-    """Yield the base directories below a directory."""
-    for name in store.names():
-        if parse(name) is None and not name.startswith("."):
-            with contextlib.suppress(ExportError, OSError):
-                below = open_store(store.root / name)
-                if below.versions():
-                    yield below.root
-                elif depth > 1:
-                    yield from _bases_below(below, depth - 1)
 
 
 def _newest(base: ExportDirectory) -> int:
@@ -470,13 +494,39 @@ def _newest(base: ExportDirectory) -> int:
 def _some_versions(base: ExportDirectory) -> list[int]:
     versions = base.versions()
     if not versions:
-        raise ExportError(_no_versions(base))
+        raise ExportError(no_versions(base.store))
     return versions
+
+
+def _some_records(base: ExportDirectory) -> list[ExportRecord]:
+    records = base.records()
+    if not records:
+        _some_versions(base)
+        raise ExportError(f"No version in '{base.path}' has a readable manifest.")
+    return records
+
+
+def _listed(
+    base: ExportDirectory, version: int, records: Mapping[int, ExportRecord]
+) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of a version: its manifest, or why that cannot be read."""
+    try:
+        yield _content(records[version] if version in records else base.record(version))
+    except VersionNotFoundError:
+        return  # It was removed meanwhile.
+    except DamagedVersionError as error:
+        yield {"path": str(base.path / str(version)), "version": version, "error": str(error)}
 
 
 def _content(record: ExportRecord) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(record.to_json())
-    return {"path": str(record.path)} | content
+    origin = {} if record.copied_from is None else {"copied_from": _origin(record)}
+    return {"path": str(record.path)} | content | origin
+
+
+def _origin(record: ExportRecord) -> int | str | None:
+    """Return what a version is a copy of: a number in the same base directory, or a path."""
+    return parse(record.copied_from or "") or record.copied_from
 
 
 def _print_json(content: Any) -> None:

@@ -51,6 +51,30 @@ def test_list_as_json() -> None:
     assert listed[0]["metrics"] == {"loss": 0.5}
 
 
+def test_a_version_without_a_readable_manifest_is_in_the_json_as_it_is_in_the_table() -> None:
+    (BASE / "1" / MANIFEST).unlink()
+    (BASE / "2" / MANIFEST).write_text("{")
+    listed = json.loads(run("list", BASE, "--json").stdout)
+    assert [item["version"] for item in listed] == [1, 2, 3]
+    assert "has no 'assets.extra/export.json'" in listed[0]["error"]
+    assert "cannot be used" in listed[1]["error"]
+    assert listed[1]["path"] == str(BASE.absolute() / "2")
+    assert "error" not in listed[2]
+    for version in (1, 2, 3):
+        (BASE / str(version) / MANIFEST).write_text("{")
+    for args in (["best"], ["prune", "--keep-best", 1]):
+        assert "No version in" in run(*args, BASE, code=1).stderr
+        assert "has a readable manifest" in run(*args, BASE, code=1).stderr
+
+
+def test_the_json_of_a_copy_tells_its_origin_as_a_number_or_a_path() -> None:
+    run("publish", BASE / "1", BASE)
+    run("publish", BASE / "1", "served")
+    assert json.loads(run("show", BASE, "--json").stdout)["copied_from"] == 1
+    (copy,) = json.loads(run("list", "served", "--json").stdout)
+    assert copy["copied_from"] == str(BASE.absolute() / "1")
+
+
 def test_verify() -> None:
     assert run("verify", BASE).stdout.splitlines() == ["1: ok", "2: ok", "3: ok"]
     (BASE / "2" / "saved_model.pb").write_bytes(b"other")
@@ -85,7 +109,7 @@ def test_publish_and_roll_back() -> None:
     assert json.loads(run("rollback", BASE, "--json").stdout) == {
         "path": str(BASE.absolute() / "5"),
         "version": 5,
-        "copied_from": "1",
+        "copied_from": 1,
         "withdrawn": [2, 3, 4],
     }
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
@@ -145,9 +169,12 @@ def test_serving_config() -> None:
         ["serving-config", BASE, "--label", "stable"],
         ["serving-config", BASE, "--name", ""],
         ["serving-config", BASE, "--name", "\udcff"],
-        ["publish", "a/1", BASE],
-        ["publish", BASE, BASE],
+        ["publish", "b*", BASE],
         ["publish", BASE / "1", "b*"],
+        ["diff", BASE, 1],
+        ["diff", BASE, 1, "two"],
+        ["diff", BASE, 1, BASE],
+        ["download", BASE / "1"],
         ["unknown"],
         ["--unknown"],
         ["list", BASE, "more"],
@@ -163,12 +190,25 @@ def test_wrong_usage_is_told_in_one_line(args: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
-    [["show", BASE, 9], ["verify", BASE, 9], ["rollback", BASE, 9], ["publish", BASE / "9", BASE]],
+    ("args", "message"),
+    [
+        (["show", BASE, 9], "no version 9 in '.*/base'. It holds 1, 2, 3."),
+        (["show", BASE / "9"], "no version 9 in '.*/base'. It holds 1, 2, 3."),
+        (["verify", BASE, 9], "no version 9"),
+        (["verify", BASE / "9"], "no version 9"),
+        (["rollback", BASE, 9], "no version 9"),
+        (["diff", BASE, 1, BASE / "9"], "no version 9"),
+        (["download", BASE / "9", "copy"], "no version 9"),
+        (["publish", BASE / "9", BASE], "no version 9"),
+        (["publish", "a/1", BASE], "no version 1 in '.*/a'. It holds no versions."),
+        (["publish", "a", BASE], "There is no directory '.*/a'. Expected a version, such as"),
+        (["publish", BASE, BASE], "base' is a base directory.* such as '.*/base/3'."),
+        (["publish", BASE / "1/variables", BASE], "has no 'assets.extra/export.json'. Expected a"),
+    ],
 )
-def test_what_is_not_there_is_told_in_one_line(args: list[Any]) -> None:
+def test_what_is_not_there_is_told_in_one_line(args: list[Any], message: str) -> None:
     error = run(*args, code=1).stderr
-    assert error.startswith("Error: ")
+    assert re.match(f"Error: .*{message}", error)
     assert error.count("\n") == 1
 
 
@@ -247,6 +287,10 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     [
         ("show base ", ["plain,1", "plain,2", "plain,3"]),
         ("rollback base 2", ["plain,2"]),
+        ("diff base ", ["plain,1", "plain,2", "plain,3"]),
+        ("diff base/1 ", ["plain,1", "plain,2", "plain,3"]),
+        ("download base 3", ["plain,3"]),
+        ("download base/3 ba", ["file,ba"]),
         ("show nowhere ", []),
         ("list ba", ["dir,ba"]),
         ("publish ba", ["dir,ba"]),
@@ -268,7 +312,22 @@ def test_an_empty_directory_has_no_versions() -> None:
     listed = run("list", "empty")
     assert len(listed.stdout.splitlines()) == 1
     assert listed.stderr == f"There are no versions in '{Path('empty').absolute()}'.\n"
-    assert run("list", "empty", "--json").stdout == "[]\n"
+    listed = run("list", "empty", "--json")
+    assert listed.stdout == "[]\n"
+    assert listed.stderr.startswith("There are no versions in")
+    metric = ["--monitor", "loss", "--mode", "min"]
+    for args in (
+        ["best"],
+        ["best", *metric],
+        ["prune", "--keep-best", 1],
+        ["prune", "--keep-best", 1, *metric],
+        ["prune", "--keep-latest", 1],
+        ["prune", "--keep-latest", 1, "--dry-run"],
+        ["rollback"],
+        ["show"],
+    ):
+        error = run(*args, "empty", code=1).stderr
+        assert error == f"Error: There are no versions in '{Path('empty').absolute()}'.\n"
 
 
 def test_a_metric_that_no_version_has_removes_nothing() -> None:
@@ -316,26 +375,97 @@ def test_a_terminal_shows_how_many_bytes_are_done() -> None:
     assert "Version 2" in shown
 
 
-def test_a_parent_directory_points_to_what_is_below() -> None:
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["list", "trials"], 0),
+        (["list", "trials", "--json"], 0),
+        (["serving-config", "trials"], 0),
+        (["best", "trials"], 1),
+        (["prune", "trials", "--keep-best", 1], 1),
+        (["prune", "trials", "--keep-latest", 1], 1),
+        (["rollback", "trials"], 1),
+        (["show", "trials"], 1),
+        (["show", "trials", 1], 1),
+        (["verify", "trials"], 1),
+        (["download", "trials", 1, "copy"], 1),
+        (["diff", "trials", 1, 2], 1),
+        (["publish", "trials", BASE], 1),
+    ],
+)
+def test_a_parent_directory_points_to_what_is_below(args: list[Any], code: int) -> None:
     for trial in range(5):
         write_version(Path(f"trials/trial_{trial}/execution_0"), 1)
-    told = run("list", "trials").stderr
+    told = run(*args, code=code).stderr
     assert f"'{Path('trials/trial_0/execution_0').absolute()}'" in told
     assert told.count("execution_0") == 3
     assert told.endswith("….\n")
+    assert told.count("\n") == 1
 
 
 def test_a_version_may_be_given_as_a_path() -> None:
     assert json.loads(run("show", BASE / "2", "--json").stdout)["version"] == 2
     assert run("verify", BASE / "2").stdout == "2: ok\n"
     assert "Withdrew 2, 3." in run("rollback", BASE / "1").stdout
-    assert "a path of version 2" in run("show", BASE / "2", 3, code=2).stderr
+    assert "a path of version 2, and then 3" in run("show", BASE / "2", 3, code=2).stderr
+    assert run("download", BASE / "2", "copy").stdout == f"{Path('copy').absolute()}\n"
+    assert ExportDirectory("served").publish("copy").metrics == {"loss": 0.25}
+    differ = re.compile(r"^metric loss +0.5 +0.25$", re.MULTILINE)
+    for versions in ([BASE, 1, 2], [BASE / "1", 2], [BASE / "1", BASE / "2"]):
+        text = run("diff", *versions).stdout
+        assert differ.search(text)
+        assert text.split()[:2] == ["1", "2"]
+    text = run("diff", BASE / "1", "served/1").stdout
+    assert differ.search(text)
+    assert text.split()[:2] == [str(path.absolute()) for path in (BASE / "1", Path("served/1"))]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list"],
+        ["best"],
+        ["prune", "--keep-latest", 1],
+        ["serving-config"],
+    ],
+)
+def test_a_command_for_a_base_directory_takes_no_version(args: list[Any]) -> None:
+    before = tree(BASE)
+    error = run(*args, BASE / "2", code=2).stderr
+    base = BASE.absolute()
+    assert f"which is version 2 in '{base}'. Expected the base directory, '{base}'." in error
+    assert tree(BASE) == before
+
+
+def test_a_number_may_be_the_name_of_a_base_directory() -> None:
+    for year in ("2024", "2025"):
+        run("publish", BASE / "1", Path("runs", year))
+        run("publish", BASE / "2", Path("runs", year))
+        assert "2 versions" in run("list", Path("runs", year)).stdout
+        assert run("verify", Path("runs", year)).stdout == "1: ok\n2: ok\n"
+        assert "Withdrew 2." in run("rollback", Path("runs", year)).stdout
+    assert "is a base directory" in run("publish", "runs/2024", "served", code=1).stderr
+
+
+def test_no_base_directory_is_made_where_a_server_would_take_it_for_a_version() -> None:
+    before = tree(BASE)
+    for wrong in (BASE / "9", BASE / "9/deeper", BASE / "007"):
+        error = run("publish", BASE / "1", wrong, code=1).stderr
+        assert f"base_dir='{wrong.absolute()}', but '{BASE.absolute()}' holds versions" in error
+        assert f"Expected '{BASE.absolute()}' itself, or a directory whose name is not" in error
+    assert tree(BASE) == before
 
 
 def test_the_metric_of_the_versions_is_the_default() -> None:
     assert run("best", BASE).stdout == "2\n"
     assert run("best", BASE, "--monitor", "loss").stdout == "2\n"
-    assert "for no metric 'acc'" in run("best", BASE, "--monitor", "acc", code=2).stderr
+    for option in (["--monitor", "acc"], ["--mode", "max"]):
+        for command in (["best"], ["prune", "--keep-best", 1]):
+            told = run(*command, BASE, *option, code=2).stderr
+            assert f"exported for --monitor loss --mode min. Received {' '.join(option)}. " in told
+            assert "give both --monitor and --mode." in told
+    write_version(Path("plain"), 1)
+    assert "for no metric, so give --monitor and --mode" in run("best", "plain", code=2).stderr
     options = ["--keep-latest", 1, "--keep-best", 1]
     assert run("prune", BASE, *options, "--dry-run").stdout == "Would remove 1.\n"
     assert ExportDirectory(BASE).versions() == [1, 2, 3]
@@ -351,9 +481,8 @@ def test_a_copy_of_any_name_is_published() -> None:
     record = ExportDirectory("served").record(1)
     assert record.metrics == {"loss": 0.25}
     assert record.copied_from == str(Path("copy").absolute())
-    Path("other").mkdir()
-    for wrong in ("other", "none"):
-        assert "whose name is its number" in run("publish", wrong, "served", code=2).stderr
+    Path("copy", MANIFEST).unlink()
+    assert "has no 'assets.extra/export.json'" in run("publish", "copy", "served", code=1).stderr
 
 
 def test_a_serving_config_for_a_path_in_a_container() -> None:
