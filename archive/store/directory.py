@@ -234,13 +234,16 @@ class ExportDirectory:
                 version of this library wrote it, or if nothing can be written here.
         """
         copy = open_store(path_text(source_version_path, "source_version_path="))
-        found = version_at(copy.root)
+        with _readable(copy.root):
+            found = version_at(copy.root)
+            is_copy = parse(copy.root.name) is None and copy.exists()
+            has_manifest = is_copy and copy.stat(MANIFEST) is not None
         if found is not None:
             base, version = found
             is_here = base.root == self.path
             source = base.at(str(version))
             return self._publish(source, str(version) if is_here else str(source.root))
-        if parse(copy.root.name) is None and copy.stat(MANIFEST) is not None:
+        if has_manifest:
             return self._publish(copy, str(copy.root))
         raise _no_source(copy)
 

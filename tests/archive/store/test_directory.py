@@ -373,6 +373,7 @@ def test_a_damaged_source_is_refused(
         ("trials/trial_0", r"a base directory, which holds 3\. .* such as '.*/trial_0/3'\.$"),
         ("trials/best", r"There is no directory '.*/trials/best'\. Expected a version, such as"),
         ("trials/007", "There is no directory '.*/trials/007'"),
+        ("a_file", "There is no directory '.*/a_file'"),
         (
             "trials/7",
             r"There is no version 7 in '.*/trials'\. It holds no versions\. There are ver",
@@ -385,6 +386,7 @@ def test_a_source_is_a_version_or_a_copy_of_one(
     base: ExportDirectory, source: Path, path: str, message: str
 ) -> None:
     write_version(Path("runs/2024"), 1)
+    Path("a_file").touch()
     before = tree(BASE)
     with pytest.raises(VersionNotFoundError, match=message):
         base.publish(path)
