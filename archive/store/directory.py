@@ -407,17 +407,17 @@ def _listed(versions: Sequence[int]) -> str:
 
 def _no_source(store: Store) -> VersionNotFoundError:
     """Return the error about a path that is neither a version nor a copy of one."""
-    path = store.root
-    held = ExportDirectory.over(store).versions()
+    path, number = store.root, parse(store.root.name)
+    is_there = store.exists()
+    held = ExportDirectory.over(store).versions() if is_there else []
     if held:
         return VersionNotFoundError(
             f"'{path}' is a base directory, which holds {_listed(held)}. Expected one of its "
             f"versions, such as '{path / str(held[-1])}'."
         )
-    number = parse(path.name)
     if number is not None:
         return ExportDirectory(path.parent)._no_version(number)
-    if not store.exists():
+    if not is_there:
         return VersionNotFoundError(
             f"There is no directory '{path}'. Expected a version, such as 'served/7', or a copy of "
             "one."
