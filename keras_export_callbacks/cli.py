@@ -117,7 +117,10 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
     directory = _directory(ctx, param, value)
     if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
-    if found := version_at(value):
+    found = None
+    with contextlib.suppress(ExportError, OSError):  # Only the directory above may be unreadable.
+        found = version_at(value)
+    if found is not None:
         base, version = found
         raise click.BadParameter(
             f"Received '{value}', which is version {version} in '{base.root}'. Expected the base "

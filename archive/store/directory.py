@@ -195,7 +195,7 @@ class ExportDirectory:
             ExportError: If `policy` is not a policy or an int of at least 1, or if the
                 directory cannot be read or written.
         """
-        chosen = as_policy(policy)
+        chosen = as_policy(policy, "policy")
         removed: list[int] = []
         if chosen is None or not (doomed := removals(chosen, self.records())):
             return removed

@@ -199,10 +199,11 @@ def version_at(path: str | os.PathLike[str]) -> tuple[Store, int] | None:
     """
     files = open_store(path)
     version = parse(files.root.name)
-    if version is None:
+    if version is None or not files.exists():
+        return None
+    # The files come first, because credentials may be for a base directory alone.
+    is_saved = any(files.stat(name) is not None for name in (SAVED_MODEL, MANIFEST))
+    if not is_saved and files.versions():
         return None
     base = open_store(files.root.parent)
-    if not base.has(version):
-        return None
-    is_saved = any(files.stat(name) is not None for name in (SAVED_MODEL, MANIFEST))
-    return (base, version) if is_saved or not files.versions() else None
+    return (base, version) if base.has(version) else None

@@ -408,6 +408,11 @@ def test_a_version_is_named_by_an_int(base: ExportDirectory, version: Any) -> No
     assert tree(BASE) == before
 
 
+def test_a_policy_is_an_int_or_a_policy(base: ExportDirectory) -> None:
+    with pytest.raises(ExportTypeError, match="Received policy='3'"):
+        base.prune("3")  # type: ignore[arg-type]
+
+
 def test_the_number_of_a_version_may_be_one_of_numpy(base: ExportDirectory) -> None:
     version = np.int64(2)
     assert base.record(version).version == 2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support import object_stores
 from support.buckets import told
+from support.command_line import run
 from support.object_stores import SERVERS, Server
 from support.places import Place, commit, export, patched, place_of
 from support.versions import FILES
@@ -127,6 +128,8 @@ def test_credentials_may_be_for_a_base_directory_alone(s3: Server) -> None:
     s3.before = refuse
     open_store(url).check()
     assert export(open_store(url)).version == 1
+    for command in ("list", "show", "verify"):
+        run(command, url)
     with pytest.raises(StorageError, match="403"):
         open_store(url.removesuffix("/2024")).names()
 
