@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
-.PHONY: test pytest test-jax test-buckets test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark dist clean
+.PHONY: test pytest test-jax test-buckets test-fast test-oldest test-versions test-recipes readers zoo lint types demo benchmark pictures dist clean
 
 test: lint types pytest
 
@@ -68,6 +68,13 @@ demo: $(VENV)/installed
 benchmark: $(VENV)/installed
 	$(PIP) ".[benchmark]"
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Each picture in docs/pictures, from a new run. `pause.svg` is from the results of a benchmark, which
+# ARGS="--json benchmarks/results.json" saves.
+pictures: $(VENV)/installed
+	for picture in terminal tensorboard_chart strip_run strip pause; do \
+		$(BIN)/python docs/pictures/$$picture.py || exit 1; \
+	done
 
 dist: $(VENV)/installed
 	rm -rf dist

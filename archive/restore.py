@@ -60,6 +60,11 @@ _NO_OPTIMIZER = (
     "`endpoints` function"
 )
 
+_NOT_COMPILED = (
+    "the state of the optimizer, because the model is not compiled. Compile it before `restore`, "
+    "or pass the optimizer of your loop as `optimizer=`"
+)
+
 _NOT_TRACKED = (
     "\nThe model was exported without `archive.track(model)`, so its variables were looked up by "
     "their paths. Give layers and variables the names that they had."
@@ -97,7 +102,7 @@ def restore(
     Args:
         model: A built model. To continue training, compile it with the same
             optimizer first. If the model is not compiled, only its own variables are
-            restored.
+            restored, with a warning.
         version_path: String or `PathLike`. A base directory, whose newest version is
             restored, or the directory of a version, or a copy of one. Or an `ExportRecord`.
         optimizer: The optimizer of your training loop, if it is not the one that the model is
@@ -144,6 +149,7 @@ def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: 
     index, layers = read_index(local), read_layers(local)
     compiled = getattr(model, "optimizer", None)
     optimizer = compiled if own_optimizer is None else own_optimizer
+    is_lost = optimizer is None and bool(index.get(OPTIMIZER_VARIABLES))
     stays = optimizer is not None and not index.get(OPTIMIZER_VARIABLES)
     if stays:
         optimizer = None
@@ -182,7 +188,13 @@ def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: 
     _warn(
         f"Not everything in '{path}' could be restored into model '{model.name}'. The "
         "following may differ from the version:",
-        [*[_NO_OPTIMIZER] * stays, *map(_missing, unfound), *lost, *kept_apart],
+        [
+            *[_NO_OPTIMIZER] * stays,
+            *[_NOT_COMPILED] * is_lost,
+            *map(_missing, unfound),
+            *lost,
+            *kept_apart,
+        ],
     )
 
 

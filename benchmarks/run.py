@@ -26,7 +26,7 @@ from plan import QUICK, Job, Result, Sample, Size, jobs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from table import show
-from targets import targets
+from targets import Target, targets
 
 _HERE = Path(__file__).parent
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -46,13 +46,7 @@ def main() -> int:
     reached = targets({result.job.name: result for result in results})
     show(console, machine, results, reached)
     if options.json:
-        content = {
-            "machine": machine,
-            "size": asdict(size),
-            "results": [asdict(result) for result in results],
-            "targets": [{**asdict(target), "met": target.met} for target in reached],
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        options.json.write_text(_json(machine, size, results, reached))
     return int(any(result.failed for result in results))
 
 
@@ -70,6 +64,23 @@ def _options() -> argparse.Namespace:
         "--directory", type=Path, default=Path("/var/tmp"), help="directory on the disk to measure"
     )
     return parser.parse_args()
+
+
+def _json(machine: dict[str, str], size: Size, results: list[Result], reached: list[Target]) -> str:
+    """Return everything as JSON, with one result per line."""
+    content = {
+        "machine": machine,
+        "size": asdict(size),
+        "targets": [{**asdict(target), "met": target.met} for target in reached],
+    }
+    head = json.dumps(content, indent=1).removesuffix("\n}")
+    lines = ",\n".join(json.dumps(asdict(result)) for result in results)
+    return f'{head},\n "results": [\n{lines}\n ]\n}}\n'
+
+
+def _rounded(number: str) -> float:
+    """Return a number with five digits. A clock is not better, and a file of them is small."""
+    return float(f"{float(number):.5g}")
 
 
 def _measure(todo: list[Job], size: Size, directory: Path) -> list[Result]:
@@ -124,7 +135,7 @@ def _process(
         found = []
         try:
             for line in process.stdout:
-                found.append(json.loads(line))
+                found.append(json.loads(line, parse_float=_rounded))
                 advance()
         except BaseException:
             process.kill()

@@ -78,6 +78,11 @@ def _metadata_name(name: object) -> str:
         raise ExportTypeError(
             f"Received metadata with the name {name!r} of type {type(name)}. Expected a string."
         )
+    if not name or not name.isprintable():
+        raise ExportValueError(
+            f"Received metadata with the name {name!r}. Expected a string of characters that can "
+            "be printed."
+        )
     return name
 
 
@@ -88,6 +93,12 @@ def _metadata_value(name: str, value: Any) -> Scalar:
             f"Received metadata={{{name!r}: {value!r:.80}}} of type {type(value)}. Expected a "
             "string, a number or a bool. Write anything else as text, such as with `json.dumps`."
         )
+    if isinstance(plain, str) and not _is_text(plain):
+        raise ExportValueError(
+            f"Received metadata={{{name!r}: {value!r:.80}}}. Expected a text in Unicode, and this "
+            "one has bytes of another encoding. Leave them out, such as with "
+            "text.encode('ascii', 'backslashreplace').decode()."
+        )
     is_large = isinstance(plain, int) and not _INT64.min <= plain <= _INT64.max
     if is_large or (isinstance(plain, float) and not math.isfinite(plain)):
         raise ExportValueError(
@@ -95,6 +106,15 @@ def _metadata_value(name: str, value: Any) -> Scalar:
             "int one that 64 bits can hold. Write it as a string."
         )
     return plain
+
+
+def _is_text(text: str) -> bool:
+    """Return whether a string can be encoded. Python stores foreign bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:

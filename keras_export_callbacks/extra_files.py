@@ -5,27 +5,40 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .archive.errors import ExportError, ExportTypeError, ExportValueError
 from .archive.parity.compare import Expected
-from .archive.store.files import KnownFile, relative_files
+from .archive.store.files import Identity, KnownFile, identity_of, relative_files
 from .archive.store.paths import is_url
 from .archive.store.record import EXTRA, OWN_EXTRA
+from .formats import litert
 
 FileFunction: TypeAlias = Callable[[Path], bytes]
 Source: TypeAlias = str | os.PathLike[str] | bytes | FileFunction
 
-# No common file system takes longer names, in bytes.
+# No common file system takes longer names, and no bucket longer paths, in bytes.
 _LONGEST = 255
+_LONGEST_PATH = 1024 - 256
 
 
 @runtime_checkable
 class ComparedFile(Protocol):
-    """A function for `extra_files` that can compare its file with the model."""
+    """A function for `extra_files` that can compare its file with the model.
+
+    Attributes:
+        endpoint: The name of the endpoint that the file is made of.
+        needs_sample: Whether the file must be compared before it is published.
+    """
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def needs_sample(self) -> bool: ...
 
     def __call__(self, saved_model_dir: Path) -> bytes:
         """Return the contents of the file."""
@@ -91,7 +104,6 @@ class ExtraFiles:
         self,
         staged: Path,
         expected: Sequence[Expected],
-        known: set[str],
         earlier: Mapping[str, KnownFile],
     ) -> Added:
         """Write the files into a staged version.
@@ -99,7 +111,6 @@ class ExtraFiles:
         Args:
             staged: The directory of the version, with a complete SavedModel.
             expected: The outputs of the model for the sample inputs.
-            known: The relative paths of the files that are in `staged` now.
             earlier: The extra files of the last version. Those with the same contents are
                 linked.
 
@@ -108,27 +119,48 @@ class ExtraFiles:
         """
         files: dict[str, KnownFile] = {}
         differences: dict[str, float] = {}
+        before = _identities(staged)
         for name, source in self.sources.items():
             at = f"{EXTRA}/{name}"
             try:
                 content = _content(source, staged)
-                if isinstance(source, ComparedFile) and expected:
+                if isinstance(source, ComparedFile):
                     assert isinstance(content, bytes)
                     difference = source.compare(content, expected)
                     differences |= {} if difference is None else {name: difference}
-                if stray := sorted({*relative_files(staged)} - known - {*files}):
-                    raise ExportValueError(
-                        f"the function left {stray} in the version. Return the contents as bytes, "
-                        "and write to a temporary directory"
-                    )
-            except Exception as error:
+                _check_untouched(staged, before)
+                files[at] = _put(content, staged / at, earlier.get(at))
+            except (Exception, SystemExit) as error:  # Command-line tools end with `SystemExit`.
                 told = str(error) if isinstance(error, ExportError) else _named(error)
                 raise ExportError(
                     f"The extra file {name!r} cannot be made, so nothing was published: {told}"
                     f"{'' if told.endswith('.') else '.'}"
                 ) from error
-            files[at] = _put(content, staged / at, earlier.get(at))
+            before[at] = files[at].identity
         return Added(files, differences)
+
+    def check_samples(self, sample_inputs: Any) -> None:
+        """Raise `ExportValueError` if a file must be compared, and there is no sample for it."""
+        for name, source in self.sources.items():
+            if isinstance(source, ComparedFile) and source.needs_sample and sample_inputs is None:
+                raise ExportValueError(
+                    f"Received extra_files={{{name!r}: {source!r:.200}}}, which is compared with "
+                    "the model, without a sample for it. Pass `sample_inputs`, or leave out "
+                    "`max_difference`."
+                )
+
+    def check_endpoints(self, names: Collection[str]) -> None:
+        """Raise `ExportValueError` if a file is made of an endpoint that is not exported.
+
+        Args:
+            names: The names of the endpoints.
+        """
+        for name, source in self.sources.items():
+            if isinstance(source, ComparedFile) and source.endpoint not in names:
+                raise ExportValueError(
+                    f"Received extra_files={{{name!r}: {source!r:.200}}}, but there is no endpoint "
+                    f"{source.endpoint!r}. Expected one of {sorted(names)}."
+                )
 
 
 def _checked(name: str, source: Source) -> bytes | Path | FileFunction:
@@ -145,6 +177,12 @@ def _checked(name: str, source: Source) -> bytes | Path | FileFunction:
             "there is none. To write a text, pass bytes, such as 'cat\\ndog'.encode(). To read a "
             "file that does not exist yet, pass a function, such as "
             "lambda saved_model_dir: Path('labels.txt').read_bytes()."
+        )
+    given: Any = source
+    if given is litert:
+        raise ExportTypeError(
+            f"Received extra_files={{{name!r}: litert}}. Expected what this function returns: "
+            f"{{{name!r}: litert()}}."
         )
     if callable(source):
         return source
@@ -185,6 +223,8 @@ def _obstacle(name: Any) -> str | None:
         return "the name has characters that cannot be printed"
     if any(len(part.encode()) > _LONGEST for part in parts):
         return f"a part of the name is longer than {_LONGEST} bytes"
+    if len(name.encode()) > _LONGEST_PATH:
+        return f"the name is longer than {_LONGEST_PATH} bytes"
     return None
 
 
@@ -216,6 +256,23 @@ def _content(source: bytes | Path | FileFunction, staged: Path) -> bytes | Path:
     return content
 
 
+def _identities(root: Path) -> dict[str, Identity]:
+    return {name: identity_of(os.lstat(root / name)) for name in relative_files(root)}
+
+
+def _check_untouched(root: Path, before: Mapping[str, Identity]) -> None:
+    """Raise unless a directory has the same files as before, and nobody wrote to them."""
+    after = _identities(root)
+    what = "Return the contents as bytes, and write to a temporary directory"
+    if stray := sorted(after.keys() - before.keys()):
+        raise ExportValueError(f"the function left {stray} in the version. {what}")
+    if touched := sorted(name for name in before if after.get(name) != before[name]):
+        raise ExportValueError(
+            f"the function changed or removed {touched}. {what}. Earlier versions may share these "
+            "files. Check them with `keras-exports verify`"
+        )
+
+
 def _put(content: bytes | Path, target: Path, earlier: KnownFile | None) -> KnownFile:
     """Write a file. If the last version has the same contents, link its file instead."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -230,5 +287,5 @@ def _put(content: bytes | Path, target: Path, earlier: KnownFile | None) -> Know
     return earlier.share(target) or _put(content, target, None)
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

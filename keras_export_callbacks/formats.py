@@ -109,11 +109,23 @@ class LiteRT:
                 f"Received representative_inputs with quantize={self.quantize!r}. Only "
                 "quantize='int8' uses them."
             )
+        given = self.representative_inputs
+        for array in given.values() if isinstance(given, Mapping) else [given]:
+            if array is not None and not len(array if np.shape(array) else ()):
+                raise ExportValueError(
+                    f"Received representative_inputs with {array!r:.80}. Expected an array of at "
+                    "least one row."
+                )
         limit = self.max_difference
         if limit is not None and not (is_real(limit) and limit >= 0):
             raise ExportValueError(
                 f"Received max_difference={limit!r}. Expected a number of at least 0."
             )
+
+    @property
+    def needs_sample(self) -> bool:
+        """Whether the file must be compared before it is published."""
+        return self.max_difference is not None
 
     def __call__(self, saved_model_dir: Path) -> bytes:
         """Return the endpoint of a SavedModel as the contents of a ``.tflite`` file."""
@@ -150,6 +162,12 @@ class LiteRT:
         """
         of_endpoint = next((each for each in expected if each.signature == self.endpoint), None)
         if of_endpoint is None:
+            if self.needs_sample:
+                raise ParityError(
+                    f"Endpoint {self.endpoint!r} was not compared with the model, so LiteRT's "
+                    f"outputs have nothing to be compared with. Received max_difference="
+                    f"{self.max_difference:.3g}. Pass a sample for this endpoint."
+                )
             return None
         outputs = _run(content, self.endpoint, of_endpoint.inputs)
         # Int8 has no rounding that is known beforehand.

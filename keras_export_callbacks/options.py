@@ -63,6 +63,7 @@ class ExportOptions:
                 f"Received only_if={self.only_if!r}. Expected a function that takes the metrics "
                 "and returns a bool, such as lambda metrics: metrics['val_accuracy'] > 0.9."
             )
+        self.extra_files.check_samples(self.sample_inputs)
         if self.on_export is not None and not callable(self.on_export):
             raise ExportTypeError(
                 f"Received on_export={self.on_export!r}. Expected a function that takes an "

@@ -111,10 +111,12 @@ class Pipeline:
         """Trace the endpoints now, so that their errors show early.
 
         Raises:
-            ExportError: If the model is not built, or if an endpoint cannot be traced.
+            ExportError: If the model is not built, if an endpoint cannot be traced, or if an
+                extra file is made of an endpoint that is not there.
         """
         start = time.perf_counter()
-        self._source.prepare()
+        signatures = self._source.prepare()
+        self._options.extra_files.check_endpoints(signatures)
         self._prepared += time.perf_counter() - start
 
     def tell_what_is_left_out(self) -> None:
@@ -193,18 +195,34 @@ class Pipeline:
             return False
         try:
             answer = self._options.only_if(dict(moment.metrics))
-            if not isinstance(answer, bool | np.bool_):
+            # A comparison of tensors returns a tensor.
+            if np.asarray(answer).dtype != bool or np.ndim(answer):
                 raise ExportTypeError(
                     f"`only_if` returned {answer!r} for the metrics {dict(moment.metrics)}. "
                     "Expected True or False."
                 )
         except Exception as error:
-            self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
+            missing = error.args[0] if isinstance(error, KeyError) and error.args else None
+            if isinstance(missing, str) and missing not in moment.metrics:
+                self._tell_of_missing(missing, moment.metrics)
+            else:
+                self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
             return True
         if not answer and (moment.epoch is None or moment.epoch != self._declined):
             self._declined = moment.epoch  # After seconds, it may be asked after each batch.
             self.say(moment.epoch, "not exported, because `only_if` returned False.")
         return not answer
+
+    def _tell_of_missing(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Warn once that `only_if` reads a metric that is not there, as in a batch."""
+        if name not in self._told:
+            self._told.add(name)
+            warnings.warn(
+                f"`only_if` reads the metric {name!r}, which is missing now. Available are "
+                f"{sorted(metrics)}. Nothing is exported until it is there. To decide without it, "
+                f"write metrics.get({name!r}).",
+                stacklevel=4,
+            )
 
     def say(self, epoch: int | None, text: str) -> None:
         """Print a line about an epoch with ``verbose=1``, in the process that publishes."""

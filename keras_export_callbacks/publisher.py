@@ -49,7 +49,7 @@ ROOM = 10**9
 
 
 # Which versions a new one is compared with. If one of them is the same, it is not published.
-Unless = Literal["newest", "any"]
+Unless = Literal["newest", "any", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ class Reason:
         is_wanted: Function that is called just before publishing, while no other
             process can publish. If it returns False, the version is dropped. That is
             not a failure.
-        unless: ``"newest"``, ``"any"`` or None. The version is dropped if the newest
-            version, or any version, is of the same moment and has the same variables.
-            A training that resumes from a checkpoint repeats what came after it.
+        unless: ``"newest"``, ``"any"``, ``"unchanged"`` or None. The version is dropped if
+            the newest version, or any version, is of the same moment and has the same
+            variables. A training that resumes from a checkpoint repeats what came after
+            it. With ``"unchanged"`` it is dropped if the last version of this publisher
+            has the same variables.
     """
 
     text: str
@@ -216,11 +218,12 @@ class Publisher:
             record = self._publish(state, request, snapshot_time)
             self.exports.append(record)
         except _PublishedBeforeError as error:
-            self.exports.append(error.record)
+            if error.record not in self.exports[-1:]:
+                self.exports.append(error.record)
             return error.record
         except SupersededError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Do not bind the new error to a name: its traceback would keep the snapshot alive.
             raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
         finally:
@@ -234,10 +237,12 @@ class Publisher:
         store = self._directory.store
         with store.stage() as staged:
             written = write(state.snapshot, staged, self._reusable())
+            if request.reason.unless == "unchanged":
+                self._check_changed(written)
             parity = _compared(staged, state)
             files = {**written.files, **_warmup_files(staged)}
             extras = self._options.extra_files
-            added = extras.add(staged, state.expected, set(files), self._extra_files)
+            added = extras.add(staged, state.expected, self._extra_files)
             files |= {name: file.info for name, file in added.files.items()}
             parity = parity and replace(parity, files=added.differences)
             record = self._record(staged, written, request)
@@ -280,6 +285,12 @@ class Publisher:
             **(vars(self._trial) if self._trial else {}),
         )
 
+    def _check_changed(self, written: Written) -> None:
+        """Raise if the last version of this publisher has the same variables."""
+        for last in self.exports[-1:]:
+            if _variables(last.files) == _variables(written.files):
+                raise _PublishedBeforeError(last)
+
     def _check(self, request: Request, record: ExportRecord) -> None:
         """Raise `SupersededError` if a version is no longer wanted, or is already published."""
         if not request.reason.is_wanted():
@@ -288,7 +299,7 @@ class Publisher:
                 f"has published one whose {record.monitor} is better than {record.value}."
             )
         unless = request.reason.unless
-        others = self._directory.records() if unless else []
+        others = self._directory.records() if unless in ("newest", "any") else []
         for other in others[-1:] if unless == "newest" else others:
             if _is_same(record, other):
                 raise _PublishedBeforeError(other)
@@ -331,7 +342,7 @@ class Publisher:
                 step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but a later step failed"
-                if isinstance(error, Exception):
+                if isinstance(error, Exception | SystemExit):
                     self._on_warning(str(as_export_error(what, error)))
                     continue
                 self._failed(what, error)
@@ -413,11 +424,12 @@ def _warmup_files(staged: Path) -> dict[str, FileInfo]:
 def _is_same(one: ExportRecord, other: ExportRecord) -> bool:
     """Return whether two exports are of the same moment and have the same variables."""
     moments = [(record.epoch, record.step, record.reason) for record in (one, other)]
-    variables = [
-        {info.sha256 for name, info in record.files.items() if name.startswith("variables/")}
-        for record in (one, other)
-    ]
-    return moments[0] == moments[1] and variables[0] == variables[1]
+    return moments[0] == moments[1] and _variables(one.files) == _variables(other.files)
+
+
+def _variables(files: Mapping[str, FileInfo]) -> set[str]:
+    """Return the digests of the files that hold the variables."""
+    return {info.sha256 for name, info in files.items() if name.startswith("variables/")}
 
 
 def _size(files: Mapping[str, FileInfo]) -> int:

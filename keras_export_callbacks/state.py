@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,8 +77,11 @@ class StateSource:
         self._probe: Probe | None = None
         self._has_warned = False
 
-    def prepare(self) -> None:
+    def prepare(self) -> Collection[str]:
         """Trace the endpoints now, so that their errors show early.
+
+        Returns:
+            The names of the signatures.
 
         Raises:
             ExportError: If the model is not built, or if an endpoint cannot be traced.
@@ -87,6 +90,7 @@ class StateSource:
             plan = self._planner().plan()
             if self._sample_inputs is not None:
                 self._probe_of(plan)
+            return plan.graph.signatures().keys()
 
     def left_out(self) -> list[str]:
         """Return what `restore` needs to resume training, and the endpoints leave out.

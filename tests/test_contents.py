@@ -26,6 +26,7 @@ from keras_export_callbacks import (
 )
 from keras_export_callbacks.archive.store.record import OWN_EXTRA
 from keras_export_callbacks.cli import main
+from keras_export_callbacks.formats import litert
 
 
 def export(times: int = 1, **options: Any) -> list[ExportRecord]:
@@ -106,6 +107,21 @@ def failing(saved_model_dir: Path) -> bytes:
     raise ZeroDivisionError("three bears")
 
 
+def leaving(saved_model_dir: Path) -> bytes:
+    raise SystemExit(0)  # As the `main` of a command-line tool does.
+
+
+def writing(saved_model_dir: Path) -> bytes:
+    with open(saved_model_dir / "saved_model.pb", "r+b") as file:
+        file.write(b"other")
+    return b""
+
+
+def deleting(saved_model_dir: Path) -> bytes:
+    (saved_model_dir / "fingerprint.pb").unlink()
+    return b""
+
+
 def littering(saved_model_dir: Path) -> bytes:
     (saved_model_dir / "litter").touch()
     return b""
@@ -116,6 +132,9 @@ def littering(saved_model_dir: Path) -> bytes:
     [
         (failing, "ZeroDivisionError: three bears."),
         (lambda _: "text", "the function returned <class 'str'>, expected bytes."),
+        (leaving, "SystemExit: 0."),
+        (writing, r"changed or removed \['saved_model.pb'\].*Earlier versions may share"),
+        (deleting, r"changed or removed \['fingerprint.pb'\]"),
         (littering, r"left \['litter'\] in the version.*temporary directory"),
     ],
 )
@@ -148,6 +167,10 @@ def test_a_function_that_fails_is_a_failed_export(function: Any, told: str) -> N
         (["a\0"], "cannot be printed"),
         (["\udcff"], "cannot be printed"),
         (["é" * 128], "longer than 255 bytes"),
+        (
+            ["x" * 255 + "/" + "y" * 255 + "/" + "z" * 255 + "/n"],
+            "the name is longer than 768 bytes",
+        ),
         (["export.json"], "'export.json' of this library"),
         (["Export.JSON"], "differs from 'export.json' of this library only in case"),
         (["variables.json"], "this library"),
@@ -173,6 +196,7 @@ def test_names_that_cannot_be_are_refused_when_the_callback_is_made(names: Any, 
         ({"labels.txt": "cat\ndog"}, r"pass bytes, such as 'cat\\ndog'.encode\(\)"),
         ({"labels.txt": "."}, "Expected the path of a file, and there is none"),
         ({"labels.txt": "s3://bucket/labels.txt"}, "Expected the path of a file"),
+        ({"m.tflite": litert}, r"Expected what this function returns: \{'m.tflite': litert\(\)\}"),
         ({"labels.txt": 7}, "of type <class 'int'>. Expected a path, bytes, or a function"),
         (["labels.txt"], "Expected a dict"),
     ],
@@ -224,6 +248,9 @@ def test_without_metadata_the_manifest_is_as_before() -> None:
         ({"a": [1]}, "json.dumps"),
         ({"a": float("nan")}, "Expected a finite number"),
         ({"a": 2**63}, "64 bits"),
+        ({"a": "J\udce9r"}, "bytes of another encoding"),
+        ({"": 1}, "the name ''"),
+        ({"a\nb": 1}, "can be printed"),
     ],
 )
 def test_other_metadata_is_refused_when_the_callback_is_made(metadata: Any, told: str) -> None:

@@ -118,6 +118,27 @@ def test_another_endpoint() -> None:
     assert record.parity.files == {"model.tflite": 0.0}
 
 
+def test_an_endpoint_that_is_not_there_is_told_before_the_second_batch() -> None:
+    callback = ExportEveryN("base", extra_files={"m.tflite": litert("nope")}, log_dir=None)
+    batches: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(1))
+    with pytest.raises(ExportError, match=r"no endpoint 'nope'. Expected one of \['call_training'"):
+        classifier().fit(*data(), verbose=0, callbacks=[callback, count])
+    assert len(batches) <= 1
+
+
+@pytest.mark.parametrize("sample_inputs", [None, {"call": PIXELS[:2]}])
+def test_a_difference_that_cannot_be_measured_is_told(sample_inputs: Any) -> None:
+    def endpoints(archive: ExportArchive, model: Any) -> None:
+        standard_endpoints(archive, model)
+        archive.add_endpoint("call", lambda x: model(x), [tf.TensorSpec((None, 64))])
+
+    function = litert(max_difference=0.5)
+    with pytest.raises(ExportError, match=r"max_difference.*Pass .*sample"):
+        export(wide(), function=function, endpoints=endpoints, sample_inputs=sample_inputs)
+    assert ExportDirectory("base").versions() == []
+
+
 def test_an_endpoint_that_is_not_there_is_a_failed_export() -> None:
     with pytest.raises(ExportError, match=r"'model.tflite' cannot be made.*Invalid signature key"):
         export(function=litert("classify"))
@@ -139,6 +160,8 @@ def test_what_cannot_be_converted_is_told() -> None:
         ({"representative_inputs": PIXELS}, "Only quantize='int8' uses them"),
         ({"max_difference": -1}, "Expected a number of at least 0"),
         ({"endpoint": 7}, "Expected the name of an endpoint"),
+        ({"quantize": "int8", "representative_inputs": PIXELS[:0]}, "at least one row"),
+        ({"quantize": "int8", "representative_inputs": {"x": iter(PIXELS)}}, "at least one row"),
     ],
 )
 def test_refuses_bad_arguments(options: Any, told: str) -> None:

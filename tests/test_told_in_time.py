@@ -331,8 +331,9 @@ def by_name(archive: ExportArchive, model: Any) -> None:
     archive.add_endpoint("lengths", lambda text: tf.strings.length(text), [spec])
 
 
-def test_each_endpoint_may_have_its_own_sample() -> None:
-    samples = {"serve": data()[0][:2], "lengths": ["a", "bcd"]}
+@pytest.mark.parametrize("name", ["serve", "serving_default"])
+def test_each_endpoint_may_have_its_own_sample(name: str) -> None:
+    samples = {name: data()[0][:2], "lengths": ["a", "bcd"]}
     with Exporter(
         "base", classifier(), endpoints=by_name, sample_inputs=samples, log_dir=None
     ) as exporter:
@@ -352,6 +353,10 @@ def test_an_endpoint_without_a_sample_is_told_and_one_with_a_wrong_sample_is_an_
     assert parity.skipped["serve"] == "has no sample in `sample_inputs`"
     callback = ExportEveryN("other", sample_inputs={"serve": np.ones((2, 9))}, **options)
     told = r"sample_inputs\['serve'\]. It expects one batch that fits"
+    with pytest.raises(ExportError, match=told):
+        classifier().fit(*data(), verbose=0, callbacks=[callback])
+    callback = ExportEveryN("other", sample_inputs={"lengths": ["a"], "serv": data()[0]}, **options)
+    told = r"sample_inputs for \['serv'\], and there is no such endpoint. Expected some of"
     with pytest.raises(ExportError, match=told):
         classifier().fit(*data(), verbose=0, callbacks=[callback])
 

@@ -40,7 +40,7 @@ class TestOnlyIf:
 
         callback = ExportOnImprove("base", "m", mode="max", only_if=fair, log_dir=None)
         logs = Logs("m", [1.0, 5.0, 2.0, 3.0]), Logs("gap", [0.1, 0.9, 0.2, float("nan")])
-        with pytest.raises(ExportError, match=r"`only_if` failed.*KeyError: 'gap'"):
+        with pytest.warns(UserWarning, match="`only_if` reads the metric 'gap', which is missing"):
             fit(*logs, callback, epochs=4)
         # The second epoch is better than the third, and was not exported.
         assert [record.value for record in callback.exports] == [1.0, 2.0]
@@ -73,10 +73,32 @@ class TestOnlyIf:
             assert exporter.export(metrics={"loss": 0.5}).result().version == 1
 
     def test_its_errors_can_be_warned_of(self) -> None:
-        callback = ExportEveryN("base", only_if=lambda m: m["x"] > 0, on_error="warn", log_dir=None)
-        with pytest.warns(UserWarning, match="`only_if` failed, so nothing was exported: KeyError"):
+        callback = ExportEveryN("base", only_if=lambda m: 1 / 0, on_error="warn", log_dir=None)
+        with pytest.warns(UserWarning, match="`only_if` failed, so nothing was exported: ZeroDiv"):
             fit(callback)
         assert callback.exports == []
+
+    @pytest.mark.parametrize(("unit", "epochs"), [("epoch", [1, 3]), ("second", [1, 1, 3])])
+    def test_a_metric_that_is_missing_means_not_now(self, unit: Any, epochs: list[int]) -> None:
+        callback = ExportEveryN(
+            "base",
+            1 if unit == "epoch" else 1e-9,
+            unit=unit,
+            only_if=lambda metrics: metrics["val_loss"] < 1e9,
+            log_dir=None,
+        )
+        with pytest.warns(
+            UserWarning, match=r"'val_loss', which is missing now\. Available.*'loss'"
+        ) as told:
+            fit(callback, epochs=4, validation_data=data(), validation_freq=2)
+        assert len(told) == 1
+        assert {record.epoch for record in callback.exports} == {*epochs}
+
+    @pytest.mark.parametrize("answer", [np.bool_(True), np.array(True), keras.ops.less(1, 2)])
+    def test_the_answer_may_be_an_array(self, answer: Any) -> None:
+        callback = ExportEveryN("base", only_if=lambda m: answer, log_dir=None)
+        fit(callback)
+        assert len(callback.exports) == 1
 
     def test_a_forgotten_return_is_told(self) -> None:
         callback = ExportEveryN("base", only_if=lambda m: None, log_dir=None)  # type: ignore
@@ -136,6 +158,37 @@ class TestAtEnd:
         other = classifier()
         restore(other, callback.exports[-1].path)
         for one, two in zip(seen, other.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    @pytest.mark.parametrize("background", [True, False])
+    def test_weights_that_changed_after_the_last_export_are_exported(
+        self, background: bool
+    ) -> None:
+        stop = keras.callbacks.EarlyStopping(
+            "loss", mode="max", patience=1, restore_best_weights=True
+        )
+        model = classifier()
+        callback = ExportEveryN("base", at_end=True, log_dir=None, background=background)
+        fit(stop, callback, epochs=9, model=model)
+        assert reasons(callback)[-1][1] == "end of training"
+        other = classifier()
+        restore(other, "base")
+        for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    def test_averages_that_keras_puts_in_at_the_end_are_exported(self) -> None:
+        model = classifier()
+        model.compile(keras.optimizers.Adam(0.1, use_ema=True), "sparse_categorical_crossentropy")
+        callback = ExportEveryN("base", at_end=True, log_dir=None)
+        fit(callback, epochs=2, model=model)
+        assert [reason for _, reason in reasons(callback)] == [
+            *["every epoch"] * 2,
+            "end of training",
+        ]
+        other = classifier()
+        other.compile(keras.optimizers.Adam(0.1, use_ema=True), "sparse_categorical_crossentropy")
+        restore(other, "base")
+        for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(one, two)
 
     def test_only_if_is_asked(self) -> None:

@@ -247,10 +247,19 @@ def _by_endpoint(graph: ServableGraph, sample_inputs: Any) -> Mapping[str, Any] 
     """Return the samples by endpoint, or None if the sample is one batch for all endpoints."""
     if not isinstance(sample_inputs, Mapping) or not sample_inputs:
         return None
-    endpoints = {endpoint.name for endpoint in graph.endpoints}
-    inputs = [set(signature.inputs) for signature in graph.signatures().values()]
-    is_batch = any(sample_inputs.keys() <= names for names in inputs)
-    return sample_inputs if sample_inputs.keys() <= endpoints and not is_batch else None
+    signatures = graph.signatures()
+    endpoints = {endpoint.name: endpoint.name for endpoint in graph.endpoints}
+    endpoints |= {name: signature.endpoint.name for name, signature in signatures.items()}
+    is_batch = any(sample_inputs.keys() <= set(each.inputs) for each in signatures.values())
+    unknown = sample_inputs.keys() - endpoints.keys()
+    if is_batch or unknown == sample_inputs.keys():
+        return None
+    if unknown:
+        raise ExportValueError(
+            f"Received sample_inputs for {sorted(map(str, unknown))}, and there is no such "
+            f"endpoint. Expected some of {sorted(endpoints)}."
+        )
+    return {endpoints[name]: sample for name, sample in sample_inputs.items()}
 
 
 def _resolution(signature: Signature, nodes: Sequence[Any]) -> float:

@@ -13,7 +13,7 @@ from ..arguments import checked_metadata
 from ..endpoints import standard_endpoints
 from ..extra_files import ExtraFiles, Source
 from ..options import Endpoints, ExportOptions, OnError, OnlyIf
-from ..publisher import Reason
+from ..publisher import Reason, Unless
 from ..triggers import EveryN, Moment, Unit
 from .base import ExportCallback
 
@@ -38,7 +38,7 @@ class ExportEveryN(ExportCallback):
             exports at the first end of a batch or epoch that is at least n seconds
             after the last export, or after the start of the first `fit`.
         at_end: Bool. With True, also export the model as `fit` leaves it, unless the last
-            export was made at that very step. If `EarlyStopping` restores the best
+            version already holds that state. If `EarlyStopping` restores the best
             weights, put this callback after it to export them.
         endpoints: Function ``(archive, model)`` that registers what to export. The
             default is `standard_endpoints`.
@@ -47,7 +47,8 @@ class ExportEveryN(ExportCallback):
             and `KeepBest`, can be combined with ``|``.
         only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
-            exported.
+            exported. If it reads a metric that is missing then, nothing is exported either,
+            with a warning the first time.
         extra_files: Dict of names to the files that each version gets below
             ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
             Path) -> bytes`` that is called with the complete SavedModel, on the thread
@@ -165,8 +166,12 @@ class ExportEveryN(ExportCallback):
         self._running.settle()
         moment, last = self._moment(logs), self._running.exports[-1:]
         # A model with optimizers of its own has no step count, so the epoch counts as well.
-        if (moment.step, moment.epoch) not in [(record.step, record.epoch) for record in last]:
-            self._export(moment, Reason("end of training", unless=self._unless))
+        is_exported = (moment.step, moment.epoch) in [
+            (record.step, record.epoch) for record in last
+        ]
+        # Other callbacks, or averages of weights, may have changed the weights since then.
+        unless: Unless = "unchanged" if is_exported else self._unless
+        self._export(moment, Reason("end of training", unless=unless))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_last": None}  # Another process has another clock.

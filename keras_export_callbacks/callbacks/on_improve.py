@@ -52,7 +52,8 @@ class ExportOnImprove(ExportCallback):
             and `KeepBest`, can be combined with ``|``.
         only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
-            exported.
+            exported. If it reads a metric that is missing then, nothing is exported either,
+            with a warning the first time.
         extra_files: Dict of names to the files that each version gets below
             ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
             Path) -> bytes`` that is called with the complete SavedModel, on the thread
