@@ -151,9 +151,7 @@ class KeepAny(RetentionPolicy):
         return set().union(*(policy.keeps(records) for policy in self.policies))
 
 
-def as_policy(
-    keep: int | RetentionPolicy | None, argument: str = "keep"
-) -> RetentionPolicy | None:
+def as_policy(keep: int | RetentionPolicy | None, argument: str = "keep") -> RetentionPolicy | None:
     """Return the policy for a `keep` argument, or None to keep all versions.
 
     Args:
