@@ -85,7 +85,8 @@ def test_a_stateless_loop_exports_what_it_puts_back(monkeypatch: pytest.MonkeyPa
 def test_arrays_that_a_step_took_are_told() -> None:
     loop = Loop(classifier())
     with Exporter("base", loop.model, log_dir=None) as exporter:
-        exporter.export().result()
+        exporter.export()
+        exporter.wait()  # A thread that still has the arrays would keep a step from taking them.
         # The model's variables still have the arrays that the first step took.
         loop.train(steps=1)
         with pytest.raises(ExportError, match=r"a training step has taken its array. Assign"):

@@ -27,11 +27,15 @@ def run_python(script: str, *args: str, **environment: str) -> str:
     return ran.stdout
 
 
+# Any warning is an error, except one by Keras on JAX 0.12. Python takes the last option that fits.
+_WARNINGS = ("-W", "error", "-W", "ignore:Explicitly requested dtype int64")
+
+
 @contextlib.contextmanager
 def started(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process for the length of a ``with`` block, any warning in it an error."""
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, *args],
+        [sys.executable, *_WARNINGS, "-c", script, *args],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
