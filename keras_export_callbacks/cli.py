@@ -118,7 +118,7 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
     if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
     found = None
-    with contextlib.suppress(ExportError, OSError):  # Only the directory above may be unreadable.
+    with contextlib.suppress(ExportError, OSError):  # The directory above may be unreadable.
         found = version_at(value)
     if found is not None:
         base, version = found
