@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from .errors import (
     DamagedVersionError,
+    ExportTypeError,
     ExportValueError,
     MismatchError,
     VersionNotFoundError,
@@ -44,12 +45,14 @@ from .state.variable_index import (
     read_index,
     read_layers,
 )
+from .store.below import no_versions
 from .store.directory import ExportDirectory
 from .store.download import local_copy
 from .store.record import ExportRecord, read_record
 from .store.remote import VersionPath
 from .store.store import absolute_path, open_store
 from .store.verify import version_problems
+from .store.versions import MANIFEST, SAVED_MODEL
 
 _NO_OPTIMIZER = (
     "the optimizer, which stays as it is. The version holds no optimizer state. To export it, call "
@@ -388,6 +391,12 @@ def _check_model(model: keras.Model) -> None:
 
 def _version_path(source: str | os.PathLike[str] | ExportRecord) -> VersionPath:
     """The directory of a version, which may be the newest one of a base directory."""
+    if not isinstance(source, str | os.PathLike | ExportRecord):
+        raise ExportTypeError(
+            f"Received version_path={source!r} of type {type(source)}. Expected a base directory "
+            "or a version as a str or Path, or an `ExportRecord`. The `last_export` of a callback "
+            "is one, or None if nothing was exported."
+        )
     path = source.path if isinstance(source, ExportRecord) else absolute_path(source)
     store = open_store(path)
     if not store.exists():
@@ -396,9 +405,11 @@ def _version_path(source: str | os.PathLike[str] | ExportRecord) -> VersionPath:
             f"There is no version at '{path}'. Its parent directory holds {others}."
         )
     held = ExportDirectory(path).versions()
-    if not held and not store.names():
-        raise VersionNotFoundError(f"The base directory '{path}' holds no versions.")
-    return path / str(held[-1]) if held else path
+    if held:
+        return path / str(held[-1])
+    if not any(store.stat(name) is not None for name in (SAVED_MODEL, MANIFEST)):
+        raise VersionNotFoundError(no_versions(store))
+    return path
 
 
 def _verify(path: Path) -> None:

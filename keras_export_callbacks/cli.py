@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
-import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
-from rich.cells import cell_len, set_cell_size
 
-from . import texts
-from .archive.errors import DamagedVersionError, ExportError
+from . import tables
+from .archive.errors import (
+    DamagedVersionError,
+    ExportError,
+    VersionNotFoundError,
+)
+from .archive.store.below import no_versions
 from .archive.store.directory import ExportDirectory
 from .archive.store.files import Progress, no_progress
 from .archive.store.garbage import no_garbage_collection
 from .archive.store.objective import Mode, Objective
-from .archive.store.record import WARMUP, ExportRecord, standing, withdrawn
-from .archive.store.remote import VersionPath
+from .archive.store.record import ExportRecord
 from .archive.store.retention import KeepBest, KeepLatest, RetentionPolicy, removals
-from .archive.store.store import Store, absolute_path, open_store, version_path
-from .archive.store.versions import MANIFEST, parse
+from .archive.store.store import open_store, version_at
+from .archive.store.versions import parse
+from .tables import printable
 
 
 class _Group(click.Group):
@@ -72,7 +73,37 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _tell(error: str, kind: str = "Error") -> None:
-    click.echo(f"{kind}: {_printable(' '.join(error.split()))}", err=True)
+    click.echo(f"{kind}: {printable(' '.join(error.split()))}", err=True)
+
+
+class _TakesVersionPath(click.Command):
+    """A command with the arguments BASE and VERSION, which may be one path, BASE/VERSION."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        index = next((i for i, arg in enumerate(args) if not arg.startswith("-")), len(args))
+        before, path, after = args[:index], args[index : index + 1], args[index + 1 :]
+        with contextlib.suppress(ExportError, OSError):  # The callback of BASE reports it.
+            path = [part for text in path for part in _split(text)]
+        more = [arg for arg in after if not arg.startswith("-")]
+        count = sum(isinstance(param, click.Argument) for param in self.params)
+        if len(path) == 2 and len(path) + len(more) > count:
+            raise click.UsageError(
+                f"Received a path of version {path[1]}, and then {' '.join(more)}. Give the "
+                "version once.",
+                ctx,
+            )
+        return super().parse_args(ctx, [*before, *path, *after])
+
+
+def _split(path: str) -> list[str]:
+    """Return BASE and VERSION for a path BASE/VERSION, or else the path alone."""
+    files = open_store(path)
+    version = parse(files.root.name)
+    if version is None:
+        return [path]
+    base = open_store(files.root.parent)
+    is_missing = not files.exists() and base.exists()
+    return [str(base.root), str(version)] if is_missing or version_at(path) else [path]
 
 
 def _directory(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
@@ -86,39 +117,37 @@ def _existing_directory(ctx: click.Context, param: click.Parameter, value: str) 
     directory = _directory(ctx, param, value)
     if not directory.store.exists():
         raise click.BadParameter(f"There is no directory '{value}'.")
+    found = None
+    with contextlib.suppress(ExportError, OSError):  # The directory above may be unreadable.
+        found = version_at(value)
+    if found is not None:
+        base, version = found
+        raise click.BadParameter(
+            f"Received '{value}', which is version {version} in '{base.root}'. Expected the base "
+            f"directory, '{base.root}'."
+        )
     return directory
 
 
-def _base_or_version(ctx: click.Context, param: click.Parameter, value: str) -> ExportDirectory:
-    """Return the base directory. Its version comes next, if `value` names one, as BASE/12."""
-    with contextlib.suppress(ExportError):
-        path, version = version_path(value)
-        base = ExportDirectory(path.parent)
-        if base.store.has(version):
-            ctx.meta[_NAMED] = version
-            return base
-    return _existing_directory(ctx, param, value)
+def _source(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    _directory(ctx, param, value)  # It raises an error for a path that cannot be used.
+    return value
 
 
-def _version(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
-    named: int | None = ctx.meta.get(_NAMED)
-    if named is not None and value is not None:
-        raise click.BadParameter(f"Received the version {value}, and a path of version {named}.")
-    if named is None and value is None and param.required:
-        raise click.MissingParameter(ctx=ctx, param=param)
-    return named if value is None else value
-
-
-def _version_directory(ctx: click.Context, param: click.Parameter, value: str) -> VersionPath:
-    try:
-        path = absolute_path(value)
-        if parse(path.name) is None and open_store(path).stat(MANIFEST) is None:
-            version_path(value)  # It says what was expected.
-    except ExportError as error:
-        raise click.BadParameter(str(error)) from error
-    if parse(path.name) is not None:
-        _existing_directory(ctx, param, str(path.parent))
-    return path
+def _version_to_compare(
+    ctx: click.Context, param: click.Parameter, value: str
+) -> tuple[ExportDirectory, int]:
+    """Return the version with a number in BASE, or with a path, and its base directory."""
+    base: ExportDirectory = ctx.params["base"]
+    if not value.isdecimal():
+        path, *number = _split(str(_directory(ctx, param, value).path))
+        if not number:
+            raise click.BadParameter(
+                f"Received {value!r}. Expected the number of a version in BASE, such as 12, or a "
+                "path, such as served/classifier/12."
+            )
+        base, value = ExportDirectory(path), number[0]
+    return base, int(value)
 
 
 def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -128,15 +157,9 @@ def _versions_there(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [version for version in versions if version.startswith(incomplete)]
 
 
-# The key under which the context holds the version in the path BASE/VERSION.
-_NAMED = "keras_export_callbacks.version"
-
 _DIRECTORY = click.Path(file_okay=False)
 _BASE = click.argument("base", type=_DIRECTORY, callback=_existing_directory)
-_BASE_OR_VERSION = click.argument("base", type=_DIRECTORY, callback=_base_or_version)
-_VERSION = click.argument(
-    "version", type=int, required=False, callback=_version, shell_complete=_versions_there
-)
+_VERSION = click.argument("version", type=int, required=False, shell_complete=_versions_there)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _MONITOR = click.option("--monitor", help="The metric's name, such as val_accuracy.")
 _MODE = click.option(
@@ -169,30 +192,19 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     versions were exported for, and which were withdrawn by a rollback.
     """
     records = {record.version: record for record in base.records()}
-    if as_json:
-        _print_json([_content(records[version]) for version in sorted(records)])
-        return
     versions = base.versions()
-    notes = _notes(versions, list(records.values()))
-    rows: list[Sequence[str]] = [
-        ("version", "published", "epoch", "step", "reason", "metric", "size", "note")
-    ]
-    rows += [
-        (str(version), *_row(records.get(version)), ", ".join(notes[version]))
-        for version in versions
-    ]
-    title, *lines = _columns(rows)
-    click.secho(title, bold=True)
+    if as_json:
+        _print_json([item for version in versions for item in _listed(base, version, records)])
+    else:
+        title, *lines = tables.listing(base, versions, records)
+        click.secho(title, bold=True)
+        click.echo("".join(f"{line}\n" for line in lines), nl=False)
     if not versions:
-        click.echo(_no_versions(base), err=True)
-        return
-    click.echo("\n".join(lines))
-    count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
-    click.echo(f"{count}, {texts.size(_disk_space(base, versions, records))}")
+        click.echo(no_versions(base.store), err=True)
 
 
-@main.command(epilog="Example: keras-exports show served/classifier/12")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports show served/classifier/12")
+@_BASE
 @_VERSION
 @_JSON
 def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -201,20 +213,11 @@ def show(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     if as_json:
         _print_json(_content(record))
         return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
-    for name, value in _described(base, record).items():
-        table.add_row(_printable(name), _printable(value))
-    console = Console(width=_width(), highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo(tables.description(base, record))
 
 
-@main.command(epilog="Example: keras-exports verify served/classifier")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports verify served/classifier")
+@_BASE
 @_VERSION
 @_JSON
 def verify(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -277,6 +280,7 @@ def prune(
         policies.append(KeepBest(keep_best, monitor=objective.monitor, mode=objective.mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
+    _some_versions(base)
     policy = policies[0]
     for other in policies[1:]:
         policy = policy | other
@@ -288,19 +292,20 @@ def prune(
 @main.command(
     epilog="Example: keras-exports publish trials/trial_3/execution_0/7 served/classifier"
 )
-@click.argument("source", type=_DIRECTORY, callback=_version_directory)
+@click.argument("source", type=_DIRECTORY, callback=_source)
 @click.argument("base", type=_DIRECTORY, callback=_directory)
-def publish(source: VersionPath, base: ExportDirectory) -> None:
-    """Publish a copy of the version directory SOURCE as the next version in BASE.
+def publish(source: str, base: ExportDirectory) -> None:
+    """Publish a copy of the version SOURCE as the next version in BASE.
 
-    SOURCE may have any name, as a downloaded copy has.
+    SOURCE is the directory of a version, such as served/classifier/12, or a copy of one with
+    any name, as `download` makes it.
     """
-    path = _printable(str(base.publish(os.fspath(source)).path))
+    path = printable(str(base.publish(source).path))
     _say_published(path, path)
 
 
-@main.command(epilog="Example: keras-exports rollback served/classifier")
-@_BASE_OR_VERSION
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports rollback served/classifier")
+@_BASE
 @_VERSION
 @_JSON
 def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
@@ -310,32 +315,43 @@ def rollback(base: ExportDirectory, version: int | None, as_json: bool) -> None:
     Withdrawn versions stay, but do not count as the best any more.
     """
     record = base.rollback(version)
-    path = _printable(str(record.path))
+    path = printable(str(record.path))
     withdrawn = ", ".join(map(str, record.withdrawn)) or "nothing"
     said = f"Published version {record.copied_from} again as '{path}'. Withdrew {withdrawn}."
     if as_json:
         content = {
             "path": str(record.path),
             "version": record.version,
-            "copied_from": record.copied_from,
+            "copied_from": _origin(record),
             "withdrawn": record.withdrawn,
         }
         said = json.dumps(content, indent=1)
     _say_published(path, said)
 
 
-@main.command(epilog="Example: keras-exports diff served/classifier 11 12")
+@main.command(cls=_TakesVersionPath, epilog="Example: keras-exports diff served/classifier 11 12")
 @_BASE
-@click.argument("a", type=int, shell_complete=_versions_there)
-@click.argument("b", type=int, shell_complete=_versions_there)
-def diff(base: ExportDirectory, a: int, b: int) -> None:
-    """Show in what the versions A and B in BASE differ: metrics, endpoints, files."""
-    before, after = base.record(a), base.record(b)
-    rows = [("", str(a), str(b)), *_differences(base, before, after)]
-    click.echo("\n".join(_columns(rows)) if len(rows) > 1 else "There is no difference.")
+@click.argument("a", callback=_version_to_compare, shell_complete=_versions_there)
+@click.argument("b", callback=_version_to_compare, shell_complete=_versions_there)
+def diff(
+    base: ExportDirectory, a: tuple[ExportDirectory, int], b: tuple[ExportDirectory, int]
+) -> None:
+    """Show in what the versions A and B in BASE differ: metrics, endpoints, files.
+
+    B may also be a path, such as BASE/12 or the path of a version elsewhere.
+    """
+    before, after = (where.record(version) for where, version in (a, b))
+    names = str(before.version), str(after.version)
+    if before.path.parent != after.path.parent:
+        names = str(before.path), str(after.path)
+    title, *lines = tables.comparison(names, before, after)
+    click.echo("\n".join([title, *lines]) if lines else "There is no difference.")
 
 
-@main.command(epilog="Example: keras-exports download s3://bucket/served/classifier 12 model")
+@main.command(
+    cls=_TakesVersionPath,
+    epilog="Example: keras-exports download s3://bucket/served/classifier 12 model",
+)
 @_BASE
 @click.argument("version", type=int, shell_complete=_versions_there)
 @click.argument("to", type=click.Path())
@@ -346,7 +362,7 @@ def download(base: ExportDirectory, version: int, to: str) -> None:
     """
     with _progress(base, version) as progress:
         path = base.download(version, to, progress)
-    click.echo(_printable(str(path)))
+    click.echo(printable(str(path)))
 
 
 @main.command(
@@ -361,6 +377,8 @@ def serving_config(
     base: ExportDirectory, name: str | None, base_path: str | None, labels: tuple[str, ...]
 ) -> None:
     """Print a model_config_file for TensorFlow Serving, with labels for versions."""
+    if not base.versions():
+        click.echo(no_versions(base.store), err=True)
     pairs = [label.partition("=") for label in labels]
     if any(not text or not number.isascii() or not number.isdecimal() for text, _, number in pairs):
         raise click.UsageError("Expected --label LABEL=VERSION, such as --label stable=7.")
@@ -437,7 +455,8 @@ def _objective(base: ExportDirectory, monitor: str | None, mode: Mode | None) ->
     """Return the metric that the options name, or the one that versions were exported for."""
     if monitor is not None and mode is not None:
         return Objective(monitor, mode)
-    known = {record.objective for record in base.records() if record.objective is not None}
+    records = _some_records(base)
+    known = {record.objective for record in records if record.objective is not None}
     fitting = [
         objective
         for objective in known
@@ -445,92 +464,30 @@ def _objective(base: ExportDirectory, monitor: str | None, mode: Mode | None) ->
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting:
-        metric = "" if monitor is None else f" {monitor!r}"
+    if fitting:
+        raise click.UsageError(f"Versions were exported for several metrics: {_options(fitting)}.")
+    if not known:
         raise click.UsageError(
-            f"The versions in '{base.path}' were exported for no metric{metric}, so give "
-            "--monitor and --mode."
+            f"The versions in '{base.path}' were exported for no metric, so give --monitor and "
+            "--mode."
         )
-    texts_of = sorted(f"--monitor {each.monitor} --mode {each.mode}" for each in fitting)
-    raise click.UsageError(f"Versions were exported for several metrics: {'; '.join(texts_of)}.")
+    given = f"--mode {mode}" if monitor is None else f"--monitor {monitor}"
+    raise click.UsageError(
+        f"The versions in '{base.path}' were exported for {_options(known)}. Received {given}. For "
+        "another metric or direction, give both --monitor and --mode."
+    )
+
+
+def _options(objectives: Iterable[Objective]) -> str:
+    return "; ".join(sorted(f"--monitor {each.monitor} --mode {each.mode}" for each in objectives))
 
 
 def _best(base: ExportDirectory, objective: Objective) -> ExportRecord:
     record = base.best(objective.monitor, objective.mode)
     if record is None:
+        _some_records(base)
         raise ExportError(f"No version in '{base.path}' has the metric {objective.monitor!r}.")
     return record
-
-
-def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int, list[str]]:
-    """Return what is special about each version."""
-    notes: dict[int, list[str]] = {version: [] for version in versions}
-    if versions:
-        notes[versions[-1]].append("newest")
-    counting = standing(records)
-    objectives = {record.objective for record in records if record.objective is not None}
-    for objective in sorted(objectives, key=lambda each: (each.monitor, each.mode)):
-        record = objective.best(counting)
-        if record is not None and record.version in notes:
-            which = "best" if len(objectives) == 1 else f"best {objective.monitor}"
-            notes[record.version].append(which)
-    for record in records:
-        if record.version in notes:
-            notes[record.version] += ["copy of " + record.copied_from] if record.copied_from else []
-    for version in withdrawn(records):
-        if version in notes:
-            notes[version].append("withdrawn")
-    return notes
-
-
-def _disk_space(
-    base: ExportDirectory, versions: Iterable[int], records: Mapping[int, ExportRecord]
-) -> int:
-    """Return how many bytes all versions take. Files that they share count once."""
-    if not base.store.can_link:
-        return sum(record.bytes for record in records.values())
-    inodes: dict[int, int] = {}
-    for version in versions:
-        path = base.store.local_path(version)
-        inodes |= {} if path is None else _inodes(path)
-    return sum(inodes.values())
-
-
-def _no_versions(base: ExportDirectory) -> str:
-    """Return the message about a base directory without versions, and say where there are some."""
-    below = list(itertools.islice(_bases_below(base.store, 3), 4))
-    text = f"There are no versions in '{base.path}'."
-    if below:
-        listed = ", ".join(f"'{path}'" for path in below[:3])
-        text += f" There are versions in {listed}{', …' if len(below) > 3 else ''}."
-    return text
-
-
-def _bases_below(store: Store, depth: int) -> Iterator[VersionPath]:
-    """Yield the base directories below a directory."""
-    for name in store.names():
-        if parse(name) is None and not name.startswith("."):
-            with contextlib.suppress(ExportError, OSError):
-                below = open_store(store.root / name)
-                if below.versions():
-                    yield below.root
-                elif depth > 1:
-                    yield from _bases_below(below, depth - 1)
-
-
-def _differences(
-    base: ExportDirectory, before: ExportRecord, after: ExportRecord
-) -> Iterator[tuple[str, str, str]]:
-    """Yield a name and two values for each difference of two versions."""
-    old, new = _described(base, before), _described(base, after)
-    for name in [*old, *(name for name in new if name not in old)]:
-        if name not in ("version", "path", "shared") and old.get(name) != new.get(name):
-            yield name, old.get(name, "–"), new.get(name, "–")
-    for name in sorted(before.files.keys() | after.files.keys()):
-        infos = before.files.get(name), after.files.get(name)
-        if infos[0] != infos[1]:
-            one, other = ("–" if info is None else texts.size(info.size) for info in infos)
-            yield name, one, other
 
 
 def _newest(base: ExportDirectory) -> int:
@@ -540,106 +497,39 @@ def _newest(base: ExportDirectory) -> int:
 def _some_versions(base: ExportDirectory) -> list[int]:
     versions = base.versions()
     if not versions:
-        raise ExportError(_no_versions(base))
+        raise ExportError(no_versions(base.store))
     return versions
 
 
-def _row(record: ExportRecord | None) -> Iterable[str]:
-    if record is None:
-        return ("", "", "", "no readable manifest", "", "")
-    return (
-        record.created[:16].replace("T", " "),
-        "" if record.epoch is None else str(record.epoch),
-        "" if record.step is None else str(record.step),
-        record.reason or (f"schema {record.schema}" if record.is_newer else ""),
-        "" if record.value is None else f"{record.monitor}={record.value:.6g}",
-        texts.size(record.bytes),
-    )
+def _some_records(base: ExportDirectory) -> list[ExportRecord]:
+    records = base.records()
+    if not records:
+        _some_versions(base)
+        raise ExportError(f"No version in '{base.path}' has a readable manifest.")
+    return records
 
 
-def _described(base: ExportDirectory, record: ExportRecord) -> dict[str, str]:
-    shared = _shared(base, record)
-    return {
-        "version": str(record.version),
-        "path": str(record.path),
-        "published": f"{record.created} (UTC)",
-        "reason": record.reason,
-        **({"schema": f"{record.schema}, newer than this library"} if record.is_newer else {}),
-        **({} if record.epoch is None else {"epoch": str(record.epoch)}),
-        **({} if record.step is None else {"step": str(record.step)}),
-        "weights": record.weights,
-        **texts.contents(record),
-        "warm-up requests": "included" if WARMUP in record.files else "none",
-        "size": texts.size(record.bytes),
-        **({"shared": shared} if shared else {}),
-        **({"copy of": record.copied_from} if record.copied_from else {}),
-        **({"withdrew": ", ".join(map(str, record.withdrawn))} if record.withdrawn else {}),
-        "training waited": texts.duration(record.stall_seconds),
-        "written in": texts.duration(record.write_seconds),
-        "libraries": ", ".join(f"{name} {text}" for name, text in record.libraries.items()),
-    }
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines with columns that fit the terminal.
-
-    The widest columns are cut. If they would become too narrow to read, some columns
-    are left out first.
-    """
-    # rich's table would take half a second for a thousand rows.
-    columns = [[_printable(cell) for cell in column] for column in zip(*rows, strict=True)]
-    widths = [max(map(cell_len, column)) for column in columns]
-    screen = _width()
-    for spare in ("published", "epoch", "step", "reason"):
-        if sum(min(width, 12) + 2 for width in widths) - 2 > screen:
-            index = [column[0] for column in columns].index(spare)
-            del columns[index], widths[index]
-    room = max(screen - 2 * (len(widths) - 1), 4 * len(widths))
-    while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
-    for row in zip(*columns, strict=True):
-        yield "  ".join(map(_cut, row, widths)).rstrip()
-
-
-def _width() -> int:
-    """Return the width of the terminal in columns, or a very large number without a terminal."""
-    return shutil.get_terminal_size((1_000_000, 24)).columns
-
-
-def _cut(cell: str, width: int) -> str:
-    if cell_len(cell) > width:
-        return set_cell_size(cell, width - 1) + "…"
-    return set_cell_size(cell, width)
-
-
-def _printable(content: str) -> str:
-    """Replace control characters. Manifests come from outside, and a terminal would obey them."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in content)
-
-
-def _shared(base: ExportDirectory, record: ExportRecord) -> str:
-    """Return a text about the versions that share files with a version by hard links."""
-    path = base.store.local_path(record.version)
-    if path is None:
-        return ""
-    own = _inodes(path)
-    shared = []
-    for version in base.versions():
-        if version != record.version:
-            common = own.keys() & _inodes(path.with_name(str(version))).keys()
-            size = sum(own[inode] for inode in common)
-            shared += [f"{texts.size(size)} with {version}"] if size else []
-    return ", ".join(shared[-5:])
-
-
-def _inodes(version_dir: Path) -> dict[int, int]:
-    stats = [path.lstat() for path in version_dir.rglob("*") if path.is_file()]
-    return {stat.st_ino: stat.st_size for stat in stats}
+def _listed(
+    base: ExportDirectory, version: int, records: Mapping[int, ExportRecord]
+) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of a version: its manifest, or why that cannot be read."""
+    try:
+        yield _content(records[version] if version in records else base.record(version))
+    except VersionNotFoundError:
+        return  # It was removed meanwhile.
+    except DamagedVersionError as error:
+        yield {"path": str(base.path / str(version)), "version": version, "error": str(error)}
 
 
 def _content(record: ExportRecord) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(record.to_json())
-    return {"path": str(record.path)} | content
+    origin = {} if record.copied_from is None else {"copied_from": _origin(record)}
+    return {"path": str(record.path)} | content | origin
+
+
+def _origin(record: ExportRecord) -> int | str | None:
+    """Return what a version is a copy of: a number in the same base directory, or a path."""
+    return parse(record.copied_from or "") or record.copied_from
 
 
 def _print_json(content: Any) -> None:

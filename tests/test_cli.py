@@ -14,66 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from support.command_line import BASE, run, write_versions
 from support.processes import run_python
 from support.versions import (
-    FILES,
-    file_infos,
     rewrite_manifest,
     tree,
-    write_files,
     write_version,
 )
 
-from keras_export_callbacks import ExportDirectory, texts
-from keras_export_callbacks.archive.store.record import MANIFEST, ParityInfo
+from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks.archive.store.record import MANIFEST
 from keras_export_callbacks.cli import main
-
-BASE = Path("base")
 
 
 @pytest.fixture(autouse=True)
 def versions() -> None:
-    for version, value in ((1, 0.5), (2, 0.25), (3, 0.75)):
-        write_version(
-            BASE,
-            version,
-            metrics={"loss": value},
-            monitor="loss",
-            mode="min",
-            value=value,
-            step=100,
-        )
-
-
-def run(*args: Any, code: int = 0, env: dict[str, str] | None = None) -> Result:
-    env = {"COLUMNS": "200"} | (env or {})
-    result = CliRunner(env=env).invoke(main, [str(arg) for arg in args])
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result
-
-
-def test_list() -> None:
-    write_files(BASE / "4", {"theirs": b""})
-    lines = run("list", BASE).stdout.splitlines()
-    assert lines[0].split() == [
-        "version", "published", "epoch", "step", "reason", "metric", "size", "note",
-    ]  # fmt: skip
-    assert [line.split()[0] for line in lines[1:-1]] == ["1", "2", "3", "4"]
-    assert [line.split()[-1] for line in lines[2:5]] == ["best", "B", "newest"]
-    size = sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file())
-    assert lines[5] == f"4 versions, {texts.size(size)}"
-    assert "loss=0.25" in lines[2]
-    assert "no readable manifest" in lines[4]
-    narrow = run("list", BASE, env={"COLUMNS": "76"}).stdout.splitlines()
-    assert any(len(line) > 76 for line in lines)
-    assert all(len(line) <= 76 for line in narrow)
-    assert any("…" in line for line in narrow)
-    narrower = run("list", BASE, env={"COLUMNS": "36"}).stdout.splitlines()
-    assert all(len(line) <= 36 for line in narrower)
-    assert narrower[0].split() == ["version", "metric", "size", "note"]
-    assert narrower[2].split()[1:] == ["loss=0.25", "286", "B", "best"]
+    write_versions()
 
 
 def test_a_command_leaves_the_garbage_collector_as_it_was() -> None:
@@ -94,37 +51,28 @@ def test_list_as_json() -> None:
     assert listed[0]["metrics"] == {"loss": 0.5}
 
 
-def test_show_tells_endpoints_metrics_and_what_is_shared() -> None:
-    run("publish", BASE / "2", BASE)
-    text = run("show", BASE, env={"COLUMNS": "200"}).stdout
-    assert "x: float32 (any, 3) → output_0: float32 of any shape" in text
-    assert "metric loss" in text
-    assert "with 2" in text.split("shared")[1].splitlines()[0]
-    assert re.search(r"^copy of +2$", text, re.MULTILINE)
-    assert "version 1" in " ".join(run("show", BASE, 1).stdout.split())
-    assert json.loads(run("show", BASE, 3, "--json").stdout)["value"] == 0.75
+def test_a_version_without_a_readable_manifest_is_in_the_json_as_it_is_in_the_table() -> None:
+    (BASE / "1" / MANIFEST).unlink()
+    (BASE / "2" / MANIFEST).write_text("{")
+    listed = json.loads(run("list", BASE, "--json").stdout)
+    assert [item["version"] for item in listed] == [1, 2, 3]
+    assert "has no 'assets.extra/export.json'" in listed[0]["error"]
+    assert "cannot be used" in listed[1]["error"]
+    assert listed[1]["path"] == str(BASE.absolute() / "2")
+    assert "error" not in listed[2]
+    for version in (1, 2, 3):
+        (BASE / str(version) / MANIFEST).write_text("{")
+    for args in (["best"], ["prune", "--keep-best", 1]):
+        assert "No version in" in run(*args, BASE, code=1).stderr
+        assert "has a readable manifest" in run(*args, BASE, code=1).stderr
 
 
-def test_show_tells_what_was_compared_and_what_was_not() -> None:
-    parity = ParityInfo(
-        live_seconds=0.1,
-        check_seconds=1.0,
-        differences={"serve/output_0": 2e-7},
-        allowed={"serve/output_0": 3e-4},
-        skipped={"call_training": "draws random numbers"},
-    )
-    write_version(BASE, 4, parity=parity)
-    text = run("show", BASE, env={"COLUMNS": "200"}).stdout
-    assert re.search(r"compared serve/output_0 +differs by 2e-07, up to 0.0003 is rounding", text)
-    assert re.search(r"not compared call_training +draws random numbers", text)
-
-
-def test_what_a_manifest_says_is_not_obeyed_by_the_terminal() -> None:
-    write_version(BASE, 4, reason="\x1b[31m[bold]red[/bold]")
-    for command in ("list", "show"):
-        text = run(command, BASE).stdout
-        assert "\x1b" not in text
-        assert "[bold]" in text
+def test_the_json_of_a_copy_tells_its_origin_as_a_number_or_a_path() -> None:
+    run("publish", BASE / "1", BASE)
+    run("publish", BASE / "1", "served")
+    assert json.loads(run("show", BASE, "--json").stdout)["copied_from"] == 1
+    (copy,) = json.loads(run("list", "served", "--json").stdout)
+    assert copy["copied_from"] == str(BASE.absolute() / "1")
 
 
 def test_verify() -> None:
@@ -161,7 +109,7 @@ def test_publish_and_roll_back() -> None:
     assert json.loads(run("rollback", BASE, "--json").stdout) == {
         "path": str(BASE.absolute() / "5"),
         "version": 5,
-        "copied_from": "1",
+        "copied_from": 1,
         "withdrawn": [2, 3, 4],
     }
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
@@ -221,9 +169,12 @@ def test_serving_config() -> None:
         ["serving-config", BASE, "--label", "stable"],
         ["serving-config", BASE, "--name", ""],
         ["serving-config", BASE, "--name", "\udcff"],
-        ["publish", "a/1", BASE],
-        ["publish", BASE, BASE],
+        ["publish", "b*", BASE],
         ["publish", BASE / "1", "b*"],
+        ["diff", BASE, 1],
+        ["diff", BASE, 1, "two"],
+        ["diff", BASE, 1, BASE],
+        ["download", BASE / "1"],
         ["unknown"],
         ["--unknown"],
         ["list", BASE, "more"],
@@ -239,12 +190,25 @@ def test_wrong_usage_is_told_in_one_line(args: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
-    [["show", BASE, 9], ["verify", BASE, 9], ["rollback", BASE, 9], ["publish", BASE / "9", BASE]],
+    ("args", "message"),
+    [
+        (["show", BASE, 9], "no version 9 in '.*/base'. It holds 1, 2, 3."),
+        (["show", BASE / "9"], "no version 9 in '.*/base'. It holds 1, 2, 3."),
+        (["verify", BASE, 9], "no version 9"),
+        (["verify", BASE / "9"], "no version 9"),
+        (["rollback", BASE, 9], "no version 9"),
+        (["diff", BASE, 1, BASE / "9"], "no version 9"),
+        (["download", BASE / "9", "copy"], "no version 9"),
+        (["publish", BASE / "9", BASE], "no version 9"),
+        (["publish", "a/1", BASE], "no version 1 in '.*/a'. It holds no versions."),
+        (["publish", "a", BASE], "There is no directory '.*/a'. Expected a version, such as"),
+        (["publish", BASE, BASE], "base' is a base directory.* such as '.*/base/3'."),
+        (["publish", BASE / "1/variables", BASE], "has no 'assets.extra/export.json'. Expected a"),
+    ],
 )
-def test_what_is_not_there_is_told_in_one_line(args: list[Any]) -> None:
+def test_what_is_not_there_is_told_in_one_line(args: list[Any], message: str) -> None:
     error = run(*args, code=1).stderr
-    assert error.startswith("Error: ")
+    assert re.match(f"Error: .*{message}", error)
     assert error.count("\n") == 1
 
 
@@ -318,29 +282,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("command", ["list", "show"])
-def test_what_the_locale_lacks_is_replaced(command: str) -> None:
-    shown = run_python(
-        f"from keras_export_callbacks.cli import main; main([{command!r}, {str(BASE)!r}])",
-        PYTHONIOENCODING="ascii",
-    )
-    assert "requested" in shown
-
-
-def test_nothing_is_cut_where_there_is_no_terminal() -> None:
-    deep = Path("long" * 20, "path" * 20)
-    write_version(deep, 1)
-    shown = run_python(
-        f"from keras_export_callbacks.cli import main; main(['show', {str(deep)!r}])", COLUMNS=""
-    )
-    assert str(deep.absolute() / "1") in shown
-
-
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
         ("show base ", ["plain,1", "plain,2", "plain,3"]),
         ("rollback base 2", ["plain,2"]),
+        ("diff base ", ["plain,1", "plain,2", "plain,3"]),
+        ("diff base/1 ", ["plain,1", "plain,2", "plain,3"]),
+        ("download base 3", ["plain,3"]),
+        ("download base/3 ba", ["file,ba"]),
         ("show nowhere ", []),
         ("list ba", ["dir,ba"]),
         ("publish ba", ["dir,ba"]),
@@ -362,7 +312,22 @@ def test_an_empty_directory_has_no_versions() -> None:
     listed = run("list", "empty")
     assert len(listed.stdout.splitlines()) == 1
     assert listed.stderr == f"There are no versions in '{Path('empty').absolute()}'.\n"
-    assert run("list", "empty", "--json").stdout == "[]\n"
+    listed = run("list", "empty", "--json")
+    assert listed.stdout == "[]\n"
+    assert listed.stderr.startswith("There are no versions in")
+    metric = ["--monitor", "loss", "--mode", "min"]
+    for args in (
+        ["best"],
+        ["best", *metric],
+        ["prune", "--keep-best", 1],
+        ["prune", "--keep-best", 1, *metric],
+        ["prune", "--keep-latest", 1],
+        ["prune", "--keep-latest", 1, "--dry-run"],
+        ["rollback"],
+        ["show"],
+    ):
+        error = run(*args, "empty", code=1).stderr
+        assert error == f"Error: There are no versions in '{Path('empty').absolute()}'.\n"
 
 
 def test_a_metric_that_no_version_has_removes_nothing() -> None:
@@ -410,40 +375,97 @@ def test_a_terminal_shows_how_many_bytes_are_done() -> None:
     assert "Version 2" in shown
 
 
-def test_a_parent_directory_points_to_what_is_below() -> None:
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["list", "trials"], 0),
+        (["list", "trials", "--json"], 0),
+        (["serving-config", "trials"], 0),
+        (["best", "trials"], 1),
+        (["prune", "trials", "--keep-best", 1], 1),
+        (["prune", "trials", "--keep-latest", 1], 1),
+        (["rollback", "trials"], 1),
+        (["show", "trials"], 1),
+        (["show", "trials", 1], 1),
+        (["verify", "trials"], 1),
+        (["download", "trials", 1, "copy"], 1),
+        (["diff", "trials", 1, 2], 1),
+        (["publish", "trials", BASE], 1),
+    ],
+)
+def test_a_parent_directory_points_to_what_is_below(args: list[Any], code: int) -> None:
     for trial in range(5):
         write_version(Path(f"trials/trial_{trial}/execution_0"), 1)
-    told = run("list", "trials").stderr
+    told = run(*args, code=code).stderr
     assert f"'{Path('trials/trial_0/execution_0').absolute()}'" in told
     assert told.count("execution_0") == 3
     assert told.endswith("….\n")
+    assert told.count("\n") == 1
 
 
 def test_a_version_may_be_given_as_a_path() -> None:
     assert json.loads(run("show", BASE / "2", "--json").stdout)["version"] == 2
     assert run("verify", BASE / "2").stdout == "2: ok\n"
     assert "Withdrew 2, 3." in run("rollback", BASE / "1").stdout
-    assert "a path of version 2" in run("show", BASE / "2", 3, code=2).stderr
+    assert "a path of version 2, and then 3" in run("show", BASE / "2", 3, code=2).stderr
+    assert run("download", BASE / "2", "copy").stdout == f"{Path('copy').absolute()}\n"
+    assert ExportDirectory("served").publish("copy").metrics == {"loss": 0.25}
+    differ = re.compile(r"^metric loss +0.5 +0.25$", re.MULTILINE)
+    for versions in ([BASE, 1, 2], [BASE / "1", 2], [BASE / "1", BASE / "2"]):
+        text = run("diff", *versions).stdout
+        assert differ.search(text)
+        assert text.split()[:2] == ["1", "2"]
+    text = run("diff", BASE / "1", "served/1").stdout
+    assert differ.search(text)
+    assert text.split()[:2] == [str(path.absolute()) for path in (BASE / "1", Path("served/1"))]
 
 
-def test_a_list_marks_the_best_by_each_metric_copies_and_what_was_withdrawn() -> None:
-    write_version(BASE, 4, metrics={"acc": 0.5}, monitor="acc", mode="max", value=0.5)
-    run("rollback", BASE, 1)
-    lines = run("list", BASE).stdout.splitlines()[1:-1]
-    notes = [re.split(r" B +", line)[1:] for line in lines]
-    assert notes == [
-        ["best loss"],
-        ["withdrawn"],
-        ["withdrawn"],
-        ["withdrawn"],
-        ["newest, copy of 1"],
-    ]
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list"],
+        ["best"],
+        ["prune", "--keep-latest", 1],
+        ["serving-config"],
+    ],
+)
+def test_a_command_for_a_base_directory_takes_no_version(args: list[Any]) -> None:
+    before = tree(BASE)
+    error = run(*args, BASE / "2", code=2).stderr
+    base = BASE.absolute()
+    assert f"which is version 2 in '{base}'. Expected the base directory, '{base}'." in error
+    assert tree(BASE) == before
+
+
+def test_a_number_may_be_the_name_of_a_base_directory() -> None:
+    for year in ("2024", "2025"):
+        run("publish", BASE / "1", Path("runs", year))
+        run("publish", BASE / "2", Path("runs", year))
+        assert "2 versions" in run("list", Path("runs", year)).stdout
+        assert run("verify", Path("runs", year)).stdout == "1: ok\n2: ok\n"
+        assert "Withdrew 2." in run("rollback", Path("runs", year)).stdout
+    assert "is a base directory" in run("publish", "runs/2024", "served", code=1).stderr
+
+
+def test_no_base_directory_is_made_where_a_server_would_take_it_for_a_version() -> None:
+    before = tree(BASE)
+    for wrong in (BASE / "9", BASE / "9/deeper", BASE / "007"):
+        error = run("publish", BASE / "1", wrong, code=1).stderr
+        assert f"base_dir='{wrong.absolute()}', but '{BASE.absolute()}' holds versions" in error
+        assert f"Expected '{BASE.absolute()}' itself, or a directory whose name is not" in error
+    assert tree(BASE) == before
 
 
 def test_the_metric_of_the_versions_is_the_default() -> None:
     assert run("best", BASE).stdout == "2\n"
     assert run("best", BASE, "--monitor", "loss").stdout == "2\n"
-    assert "for no metric 'acc'" in run("best", BASE, "--monitor", "acc", code=2).stderr
+    for option in (["--monitor", "acc"], ["--mode", "max"]):
+        for command in (["best"], ["prune", "--keep-best", 1]):
+            told = run(*command, BASE, *option, code=2).stderr
+            assert f"exported for --monitor loss --mode min. Received {' '.join(option)}. " in told
+            assert "give both --monitor and --mode." in told
+    write_version(Path("plain"), 1)
+    assert "for no metric, so give --monitor and --mode" in run("best", "plain", code=2).stderr
     options = ["--keep-latest", 1, "--keep-best", 1]
     assert run("prune", BASE, *options, "--dry-run").stdout == "Would remove 1.\n"
     assert ExportDirectory(BASE).versions() == [1, 2, 3]
@@ -459,20 +481,8 @@ def test_a_copy_of_any_name_is_published() -> None:
     record = ExportDirectory("served").record(1)
     assert record.metrics == {"loss": 0.25}
     assert record.copied_from == str(Path("copy").absolute())
-    Path("other").mkdir()
-    for wrong in ("other", "none"):
-        assert "whose name is its number" in run("publish", wrong, "served", code=2).stderr
-
-
-def test_diff() -> None:
-    run("publish", BASE / "2", BASE)
-    larger = FILES | {"saved_model.pb": b"larger graph"}
-    write_version(BASE, 5, files=file_infos(larger), metrics={"loss": 0.1})
-    text = run("diff", BASE, 2, 5).stdout
-    assert re.search(r"^metric loss +0.25 +0.1$", text, re.MULTILINE)
-    assert re.search(r"^saved_model.pb +\d+ B +12 B$", text, re.MULTILINE)
-    assert text.splitlines()[0].split() == ["2", "5"]
-    assert "x: float32" not in text
+    Path("copy", MANIFEST).unlink()
+    assert "has no 'assets.extra/export.json'" in run("publish", "copy", "served", code=1).stderr
 
 
 def test_a_serving_config_for_a_path_in_a_container() -> None:

@@ -244,6 +244,21 @@ def test_a_model_that_is_not_built() -> None:
     assert not Path("base").exists()
 
 
+def test_no_version_is_where_a_server_would_take_its_directory_for_a_version() -> None:
+    with Exporter("base", classifier(), log_dir=None) as exporter:
+        exporter.export()
+    before = sorted(Path().rglob("*"))
+    told = "base_dir='.*/base/12', but '.*/base' holds versions"
+    for make in (ExportEveryN, ExportOnImprove):
+        with pytest.raises(ExportError, match=told):
+            make("base/12", log_dir=None)
+    with pytest.raises(ExportError, match=told):
+        Exporter("base/12", classifier(), log_dir=None)
+    with pytest.raises(ExportError, match=r"log_dir='.*/base/12', but '.*/base' holds"):
+        Exporter("other", classifier(), log_dir="base/12")
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_an_error_in_the_background_is_in_the_future_and_raised_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ bucket. `staging.py` has the locks of writers, and deletes what dead writers lef
 
 The other modules are the same for every store: `record.py` has the manifest, `publish.py`
 and `verify.py` publish and verify versions, and `directory.py` is what users call.
+`below.py` finds the base directories below a directory, for messages.
 
 No module here imports TensorFlow, Keras or NumPy. Programs that only look at versions
 start faster without them.

@@ -5,30 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from ..checks import is_whole
 from ..errors import (
     DamagedVersionError,
     ExportError,
+    ExportTypeError,
     ExportValueError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
 )
+from .below import no_versions, versions_below
 from .download import download
 from .files import Identity, Progress, clear_errors, no_progress
 from .garbage import no_garbage_collection
 from .objective import Mode, Objective
-from .paths import local_path
+from .paths import local_path, path_text
 from .publish import publish_record
 from .record import SCHEMA, ExportRecord, read_record, standing, withdrawn
 from .remote import VersionPath
 from .retention import RetentionPolicy, as_policy, removals
-from .store import Files, Store, open_store, version_path
+from .store import Files, Store, open_store, version_at
 from .threads import side_by_side
 from .verify import OWN_FILES, differences, manifest_problems, problems_of, without_manifest
 from .versions import MANIFEST, is_marker, parse
@@ -191,7 +194,7 @@ class ExportDirectory:
             ExportError: If `policy` is not a policy or an int of at least 1, or if the
                 directory cannot be read or written.
         """
-        chosen = as_policy(policy)
+        chosen = as_policy(policy, "policy")
         removed: list[int] = []
         if chosen is None or not (doomed := removals(chosen, self.records())):
             return removed
@@ -229,13 +232,19 @@ class ExportDirectory:
             ExportError: If the version does not exist or does not verify, if a later
                 version of this library wrote it, or if nothing can be written here.
         """
-        copy = open_store(source_version_path)
-        if parse(copy.root.name) is None and copy.stat(MANIFEST) is not None:
+        copy = open_store(path_text(source_version_path, "source_version_path="))
+        with _readable(copy.root):
+            found = version_at(copy.root)
+            is_copy = parse(copy.root.name) is None and copy.exists()
+            has_manifest = is_copy and copy.stat(MANIFEST) is not None
+        if found is not None:
+            base, version = found
+            is_here = base.root == self.path
+            source = base.at(str(version))
+            return self._publish(source, str(version) if is_here else str(source.root))
+        if has_manifest:
             return self._publish(copy, str(copy.root))
-        source, version = version_path(copy.root, "source_version_path=")
-        origin = ExportDirectory(source.parent)._files_of(version)
-        is_here = source.parent == self.path
-        return self._publish(origin, str(version) if is_here else str(source))
+        raise _no_source(copy)
 
     def rollback(self, version: int | None = None) -> ExportRecord:
         """Publish an older version again, and withdraw the versions after it.
@@ -267,11 +276,12 @@ class ExportDirectory:
             >>> record.version, record.copied_from, record.withdrawn
             (3, '1', (2,))
         """
+        target = None if version is None else _number(version)
         versions, records = self.versions(), self.records()
         if not versions:
-            raise VersionNotFoundError(f"There are no versions in '{self.path}'.")
+            raise VersionNotFoundError(no_versions(self.store))
         origins = _origins(versions, records)
-        newest, target = versions[-1], version
+        newest = versions[-1]
         if target == newest:
             raise ExportValueError(f"Version {target} is already the newest in '{self.path}'.")
         if target is None:
@@ -365,13 +375,55 @@ class ExportDirectory:
             return self.store.versions()
 
     def _files_of(self, version: int) -> Files:
-        if parse(str(version)) is not None and self.store.has(version):
-            return self.store.at(str(version))
+        number = _number(version)
+        if parse(str(number)) is not None and self.store.has(number):
+            return self.store.at(str(number))
+        raise self._no_version(number)
+
+    def _no_version(self, version: int) -> VersionNotFoundError:
         held = self.versions()
-        newest = ", ".join(["…"] * (len(held) > 10) + [str(number) for number in held[-10:]])
-        raise VersionNotFoundError(
-            f"There is no version {version} in '{self.path}'. It holds {newest or 'no versions'}."
+        below = "" if held else versions_below(self.store)
+        return VersionNotFoundError(
+            f"There is no version {version} in '{self.path}'. It holds {_listed(held)}.{below}"
         )
+
+
+def _number(version: int) -> int:
+    """Return the number of a version that a user has passed."""
+    if is_whole(version):
+        return int(version)
+    raise ExportTypeError(
+        f"Received version={version!r} of type {type(version)}. Expected the number of a version, "
+        "as an int such as 2."
+    )
+
+
+def _listed(versions: Sequence[int]) -> str:
+    newest = ", ".join(["…"] * (len(versions) > 10) + [str(number) for number in versions[-10:]])
+    return newest or "no versions"
+
+
+def _no_source(store: Store) -> VersionNotFoundError:
+    """Return the error about a path that is neither a version nor a copy of one."""
+    path, number = store.root, parse(store.root.name)
+    is_there = store.exists()
+    held = ExportDirectory.over(store).versions() if is_there else []
+    if held:
+        return VersionNotFoundError(
+            f"'{path}' is a base directory, which holds {_listed(held)}. Expected one of its "
+            f"versions, such as '{path / str(held[-1])}'."
+        )
+    if number is not None:
+        return ExportDirectory(path.parent)._no_version(number)
+    if not is_there:
+        return VersionNotFoundError(
+            f"There is no directory '{path}'. Expected a version, such as 'served/7', or a copy of "
+            "one."
+        )
+    return VersionNotFoundError(
+        f"'{path}' has no '{MANIFEST}'. Expected a version that this library published, or a "
+        f"complete copy of one.{versions_below(store)}"
+    )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from .remote import VersionPath
 from .store import Files, open_store
 from .threads import side_by_side
 from .verify import problems_of, unverifiable, without_manifest
-from .versions import is_marker
+from .versions import is_marker, parse
 
 
 def download(version: Files, to: Path, progress: Progress = no_progress) -> Path:
@@ -45,6 +45,12 @@ def download(version: Files, to: Path, progress: Progress = no_progress) -> Path
         raise DamagedVersionError(without_manifest(version.root)) from None
     if "files" in record.unread:
         raise DamagedVersionError(f"{unverifiable(record)}.")
+    if parse(to.name) not in (None, record.version):
+        raise ExportValueError(
+            f"Received to='{to}' for version {record.version}. A directory with a number as its "
+            "name counts as the version with this number. Expected another name, such as "
+            f"'{to.with_name(f'version-{record.version}')}'."
+        )
     to.parent.mkdir(parents=True, exist_ok=True)
     partial_copy = to.with_name(f".{to.name}-{uuid.uuid4().hex}")
     try:

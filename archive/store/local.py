@@ -32,7 +32,15 @@ from .files import (
     sync_tree,
 )
 from .staging import STAGING, Lock, Workspace, sweep, workspace
-from .versions import MANIFEST, SAVED_MODEL, Numbers, is_version, parse
+from .versions import (
+    MANIFEST,
+    SAVED_MODEL,
+    Numbers,
+    claimed,
+    counted_as_version,
+    is_version,
+    parse,
+)
 
 # The errors of file systems that cannot rename a directory.
 _NO_RENAME = {errno.EXDEV, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP}
@@ -273,8 +281,8 @@ def check_directory(path: Path, argument: str = "base_dir") -> None:
         argument: The name of the argument in the error message.
 
     Raises:
-        ExportValueError: If `path` is a file or inside a SavedModel, if this process cannot
-            write there, or if a name is too long.
+        ExportValueError: If `path` is a file or inside a SavedModel, if a server would take it
+            for a version, if this process cannot write there, or if a name is too long.
     """
     existing = path
     while not os.path.lexists(existing) and existing != existing.parent:
@@ -290,6 +298,11 @@ def check_directory(path: Path, argument: str = "base_dir") -> None:
             f"Received {argument}='{path}', but '{inside}' is a SavedModel, or holds versions "
             "that are not published yet. Expected a directory outside of it."
         )
+    for above in [path, *path.parents]:
+        if claimed(above.name) is not None and _holds_versions(above.parent):
+            raise ExportValueError(
+                counted_as_version(f"{argument}='{path}'", above.parent, above.name)
+            )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ExportValueError(
             f"Received {argument}='{path}', but '{existing}' is not writable by this process. "
@@ -306,3 +319,15 @@ def check_directory(path: Path, argument: str = "base_dir") -> None:
 def _is_ours(path: Path) -> bool:
     """Return whether a directory is ``.staging`` or a SavedModel."""
     return path.name == STAGING or os.path.lexists(path / SAVED_MODEL)
+
+
+def _holds_versions(directory: Path) -> bool:
+    """Return whether a directory holds SavedModels with numbers as their names."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    return any(
+        parse(name) is not None and os.path.lexists(directory / name / SAVED_MODEL)
+        for name in names
+    )

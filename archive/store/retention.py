@@ -150,8 +150,12 @@ class KeepAny(RetentionPolicy):
         return set().union(*(policy.keeps(records) for policy in self.policies))
 
 
-def as_policy(keep: int | RetentionPolicy | None) -> RetentionPolicy | None:
+def as_policy(keep: int | RetentionPolicy | None, argument: str = "keep") -> RetentionPolicy | None:
     """Return the policy for a `keep` argument, or None to keep all versions.
+
+    Args:
+        keep: What the user has passed.
+        argument: The name of the argument in the error message.
 
     Raises:
         ExportTypeError: If `keep` is neither None, an int nor a policy.
@@ -162,7 +166,7 @@ def as_policy(keep: int | RetentionPolicy | None) -> RetentionPolicy | None:
     if is_whole(keep):
         return KeepLatest(int(keep))
     raise ExportTypeError(
-        f"Received keep={keep!r}. Expected None (keep all), an int (keep that many of the "
+        f"Received {argument}={keep!r}. Expected None (keep all), an int (keep that many of the "
         "newest), or policies such as KeepLatest(3) | KeepBest(1, monitor='val_loss', mode='min')."
     )
 

@@ -12,13 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import VersionNotFoundError
 from .buckets.store import BucketStore
 from .files import FileInfo, FileStat, Identity
 from .local import LocalStore
 from .paths import is_url, loadable_text
 from .remote import VersionPath
-from .versions import parse
+from .versions import MANIFEST, SAVED_MODEL, parse
 
 
 class Files(Protocol):
@@ -184,22 +183,27 @@ def absolute_path(path: str | os.PathLike[str]) -> VersionPath:
     return open_store(path).root
 
 
-def version_path(path: str | os.PathLike[str], label: str = "") -> tuple[VersionPath, int]:
-    """Return the absolute path of a version's directory, and the version's number.
+def version_at(path: str | os.PathLike[str]) -> tuple[Store, int] | None:
+    """Return the base directory of the version at a path, and the version's number.
+
+    A base directory may have a number as its name, too. It is not a version.
 
     Args:
-        path: The directory of a version.
-        label: The text before the path in the error message, such as ``"path="``.
+        path: The path, which does not need to exist.
+
+    Returns:
+        A tuple ``(base, version)``, or None if there is no version at the path.
 
     Raises:
-        ExportError: If `path` is not a path, if it is a URL that cannot be used, or if its
-            name is not a version number.
+        ExportError: If `path` is not a path, or if it is a URL that cannot be used.
     """
-    absolute = absolute_path(path)
-    version = parse(absolute.name)
-    if version is None:
-        raise VersionNotFoundError(
-            f"Received {label}'{absolute}'. Expected the directory of a version, whose name is its "
-            "number, such as 'trials/trial_0/7'."
-        )
-    return absolute, version
+    files = open_store(path)
+    version = parse(files.root.name)
+    if version is None or not files.exists():
+        return None
+    # The files come first, because credentials may be for a base directory alone.
+    is_saved = any(files.stat(name) is not None for name in (SAVED_MODEL, MANIFEST))
+    if not is_saved and files.versions():
+        return None
+    base = open_store(files.root.parent)
+    return (base, version) if base.has(version) else None

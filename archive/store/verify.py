@@ -30,7 +30,7 @@ def version_problems(version_dir: str | os.PathLike[str]) -> list[str]:
         version_dir: The directory of a version, or of a copy of one.
 
     Returns:
-        One text per problem. The list is empty if the version verifies.
+        One text per problem, without a full stop. The list is empty if the version verifies.
     """
     return problems_of(open_store(version_dir))
 
@@ -40,9 +40,9 @@ def problems_of(version: Files, progress: Progress = no_progress) -> list[str]:
     try:
         record = read_record(version)
     except FileNotFoundError:
-        return [without_manifest(version.root)]
+        return [without_manifest(version.root).removesuffix(".")]
     except DamagedVersionError as error:
-        return [str(error)]
+        return [str(error).removesuffix(".")]
     if "files" in record.unread:
         return [unverifiable(record)]
     return [*manifest_problems(version), *differences(version, record.files, progress)]

@@ -54,6 +54,21 @@ def claimed(name: str) -> int | None:
     return version if version <= MAX_VERSION else None
 
 
+def counted_as_version(received: str, base_dir: object, name: str) -> str:
+    """Return the message about a path in which a name would count as a version.
+
+    Args:
+        received: The argument and the path, such as ``"base_dir='served/7'"``.
+        base_dir: The directory that holds versions.
+        name: The name of an entry of `base_dir` that is a number, such as ``"7"``.
+    """
+    return (
+        f"Received {received}, but '{base_dir}' holds versions, so a server would take {name!r} "
+        f"for a version in it. Expected '{base_dir}' itself, or a directory whose name is not a "
+        f"number, such as '{base_dir}/model-{name.strip()}'."
+    )
+
+
 def is_version(names: Iterable[str]) -> bool:
     """Return whether a directory with these entries is a published version.
 

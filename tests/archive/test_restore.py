@@ -15,7 +15,15 @@ from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
 from support.versions import sign
 
-from keras_export_callbacks import ExportArchive, Exporter, ExportError, ExportEveryN, restore
+from keras_export_callbacks import (
+    ExportArchive,
+    ExportDirectory,
+    Exporter,
+    ExportError,
+    ExportEveryN,
+    restore,
+)
+from keras_export_callbacks.archive.errors import ExportTypeError
 
 # Builds the model, optionally restores a version, trains epochs, and saves all state.
 TRAIN = """
@@ -194,13 +202,30 @@ def test_a_fit_that_cannot_be_resumed_says_so_once(endpoints: str, line: str) ->
     ("path", "message"),
     [
         ("base/9", "no version at .*/base/9'. Its parent directory holds 1"),
-        ("empty", "The base directory '.*/empty' holds no versions"),
+        ("empty", r"There are no versions in '.*/empty'\.$"),
+        ("parent", r"no versions in '.*/parent'\. There are versions in '.*/parent/trial_0'\.$"),
     ],
 )
 def test_a_version_that_does_not_exist(version: Path, path: str, message: str) -> None:
     Path("empty").mkdir()
+    shutil.copytree(version, "parent/trial_0/1")
     with pytest.raises(ExportError, match=message):
         restore(classifier(), path)
+
+
+def test_a_version_without_a_manifest_is_told_in_whole_sentences(version: Path) -> None:
+    (version / "assets.extra/export.json").unlink()
+    with pytest.raises(
+        ExportError, match=r"manifest was lost\. Expected a version directory as it"
+    ):
+        restore(classifier(), version)
+
+
+def test_something_else_than_a_path_is_told() -> None:
+    told = r"Received version_path=.* of type .* or an `ExportRecord`\. The `last_export` of a call"
+    for wrong in (None, 7, ExportDirectory("base"), ExportEveryN("base")):
+        with pytest.raises(ExportTypeError, match=told):
+            restore(classifier(), wrong)  # type: ignore[arg-type]
 
 
 def test_a_copy_may_be_called_anything(version: Path) -> None:

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...errors import StorageError
+from ...errors import ExportValueError, StorageError
 from ..files import FileInfo, FileStat, Identity, relative_files
 from ..remote import RemotePath
 from ..staging import temporary_workspace
 from ..threads import side_by_side
-from ..versions import MANIFEST, SAVED_MODEL, Numbers, claimed, parse
+from ..versions import MANIFEST, SAVED_MODEL, Numbers, claimed, counted_as_version, parse
 from .claims import (
     CLAIMS,
     REMOVALS,
@@ -132,6 +132,7 @@ class BucketStore(BucketFiles):
         """Raise unless several writers can publish versions here safely."""
         if (self._bucket, self._key) in _probed:
             return
+        self._check_is_no_version()
         key = f"{self._key}{STAGING}/probe-{uuid.uuid4().hex}/probe"
         created = self._bucket.create(key, b"first")
         try:
@@ -151,6 +152,16 @@ class BucketStore(BucketFiles):
             raise
         self._bucket.delete([key])
         _probed.add((self._bucket, self._key))
+
+    def _check_is_no_version(self) -> None:
+        """Raise if a server would take the base directory, or one above it, for a version."""
+        above = ""
+        for name in self._key.rstrip("/").split("/"):
+            if claimed(name) is not None:
+                url = RemotePath(f"{self._bucket.url}/{above}")
+                if _holds_versions(BucketFiles(url, self._bucket, above)):
+                    raise ExportValueError(counted_as_version(f"base_dir='{self.root}'", url, name))
+            above += f"{name}/"
 
     def _is_compared(self, key: str, created: Seen) -> bool:
         """Whether the store refuses to replace an object that has changed."""
@@ -475,6 +486,17 @@ class _TakenError(LostClaimError):
 
 # The base directories that can be written to, with their buckets, which honour conditional writes.
 _probed: set[tuple[Bucket, str]] = set()
+
+
+def _holds_versions(files: BucketFiles) -> bool:
+    """Whether a directory holds SavedModels with numbers as their names."""
+    try:
+        numbers = [name for name in files.names() if parse(name) is not None]
+        return any(files.stat(f"{number}/{SAVED_MODEL}") is not None for number in numbers)
+    except UnreachableError:
+        raise
+    except StorageError:
+        return False  # The credentials may be for the base directory alone.
 
 
 def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.versions import (
     FILES,
@@ -22,9 +23,16 @@ from support.versions import (
     write_version,
 )
 
-from keras_export_callbacks import ExportDirectory, ExportError, KeepBest, KeepLatest
+from keras_export_callbacks import (
+    ExportDirectory,
+    ExportError,
+    ExportRecord,
+    KeepBest,
+    KeepLatest,
+)
 from keras_export_callbacks.archive.errors import (
     DamagedVersionError,
+    ExportTypeError,
     NewerVersionError,
     StorageError,
     VersionNotFoundError,
@@ -121,7 +129,7 @@ def test_what_has_no_readable_manifest_is_told_and_left_alone(
     assert [record.version for record in base.records()] == [2, 3]
     with pytest.raises(DamagedVersionError) as raised:
         base.record(1)
-    assert base.verify(1) == [str(raised.value)]
+    assert base.verify(1) == [str(raised.value).removesuffix(".")]
     assert base.prune(1) == [2]
     assert base.versions() == [1, 3]
 
@@ -358,10 +366,82 @@ def test_a_damaged_source_is_refused(
     assert tree(BASE) == before
 
 
-@pytest.mark.parametrize("path", ["trials", "trials/best", "trials/007", "."])
-def test_a_source_is_the_directory_of_a_version(base: ExportDirectory, path: str) -> None:
-    with pytest.raises(ExportError, match=r"Received source_version_path=.* whose name is its num"):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("trials", r"trials' has no 'assets.*There are versions in '.*/trials/trial_0'\.$"),
+        ("trials/trial_0", r"a base directory, which holds 3\. .* such as '.*/trial_0/3'\.$"),
+        ("trials/best", r"There is no directory '.*/trials/best'\. Expected a version, such as"),
+        ("trials/007", "There is no directory '.*/trials/007'"),
+        ("a_file", "There is no directory '.*/a_file'"),
+        (
+            "trials/7",
+            r"There is no version 7 in '.*/trials'\. It holds no versions\. There are ver",
+        ),
+        ("runs/2024", r"a base directory, which holds 1\. .* such as '.*/runs/2024/1'\.$"),
+        ("trials/trial_0/3/variables", r"has no 'assets.extra/export.json'\. .*copy of one\.$"),
+    ],
+)
+def test_a_source_is_a_version_or_a_copy_of_one(
+    base: ExportDirectory, source: Path, path: str, message: str
+) -> None:
+    write_version(Path("runs/2024"), 1)
+    Path("a_file").touch()
+    before = tree(BASE)
+    with pytest.raises(VersionNotFoundError, match=message):
         base.publish(path)
+    assert tree(BASE) == before
+
+
+@pytest.mark.parametrize("version", ["2", 2.0, True, Path("2"), a_record(2)])
+def test_a_version_is_named_by_an_int(base: ExportDirectory, version: Any) -> None:
+    asked: list[Callable[[], Any]] = [
+        lambda: base.record(version),
+        lambda: base.verify(version),
+        lambda: base.rollback(version),
+        lambda: base.download(version, "copy"),
+    ]
+    before = tree(BASE)
+    for ask in asked:
+        with pytest.raises(ExportTypeError, match=r"version=.* of type .*an int such as 2\.$"):
+            ask()
+    assert tree(BASE) == before
+
+
+def test_a_policy_is_an_int_or_a_policy(base: ExportDirectory) -> None:
+    with pytest.raises(ExportTypeError, match="Received policy='3'"):
+        base.prune("3")  # type: ignore[arg-type]
+
+
+def test_the_number_of_a_version_may_be_one_of_numpy(base: ExportDirectory) -> None:
+    version = np.int64(2)
+    assert base.record(version).version == 2
+    assert base.verify(version) == []
+    assert base.rollback(version).copied_from == "2"
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"base/1"])
+def test_a_path_is_a_text_or_a_path(base: ExportDirectory, wrong: Any) -> None:
+    with pytest.raises(ExportTypeError, match="Received source_version_path="):
+        base.publish(wrong)
+    for use in (ExportDirectory, lambda path: base.download(1, path)):
+        with pytest.raises(ExportTypeError, match="Expected a directory, as a str or Path"):
+            use(wrong)
+
+
+def test_a_message_names_where_the_versions_are() -> None:
+    for trial in range(4):
+        write_version(Path(f"trials/{trial}-of-4/.hidden/more"), 1)
+        write_version(Path(f"trials/trial_{trial}/execution_0"), 1)
+    Path("trials/a_file").touch()
+    named = ", ".join(f"'.*/trials/trial_{trial}/execution_0'" for trial in range(3))
+    for ask in (lambda: ExportDirectory("trials").rollback(), lambda: _ask("trials")):
+        with pytest.raises(VersionNotFoundError, match=rf" There are versions in {named}, …\.$"):
+            ask()
+
+
+def _ask(base_dir: str) -> ExportRecord:
+    return ExportDirectory(base_dir).record(1)
 
 
 def test_a_source_exists(base: ExportDirectory, source: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.places import Place, export
-from support.versions import FILES, write_version
+from support.versions import FILES, tree, write_version
 
 from keras_export_callbacks import ExportDirectory, ExportError
 from keras_export_callbacks.archive.errors import DamagedVersionError
@@ -53,6 +53,17 @@ def test_nothing_is_downloaded_over_something(url: str) -> None:
         with pytest.raises(ExportError, match=f"Received to='.*{to}', which is not empty"):
             ExportDirectory(url).download(1, to)
     assert ExportDirectory(url).download(1, "full/of") == Path("full/of").absolute()
+
+
+def test_a_copy_is_not_taken_for_another_version() -> None:
+    write_version(Path("base"), 2)
+    before = tree(Path.cwd())
+    for wrong in ("base/3", "other/1"):
+        with pytest.raises(ExportError, match=rf"to='.*/{wrong}' for version 2\. .*/version-2'\.$"):
+            ExportDirectory("base").download(2, wrong)
+    assert tree(Path.cwd()) == before
+    ExportDirectory("base").download(2, "mirror/2")
+    assert ExportDirectory("mirror").verify(2) == []
 
 
 def test_a_downloaded_local_version_shares_no_bytes() -> None:

@@ -108,6 +108,35 @@ def test_every_name_is_listed_and_every_file_by_its_path(place: Place) -> None:
     assert sorted(store.at("10").files()) == ["f"]
 
 
+@pytest.mark.parametrize("inside", ["9", "9/deeper", "007", "1", "1/variables"])
+def test_no_base_directory_is_where_a_server_would_take_it_for_a_version(
+    place: Place, source: Path, inside: str
+) -> None:
+    place.directory().publish(source)
+    before = place.contents()
+    with pytest.raises(ExportError, match=rf"Received base_dir='{place.base}/{inside}', but"):
+        ExportDirectory(f"{place.base}/{inside}").publish(source)
+    assert place.contents() == before
+
+
+def test_a_number_is_the_name_of_a_base_directory_elsewhere(place: Place, source: Path) -> None:
+    for year in ("2024", "2025"):
+        assert ExportDirectory(f"{place.base}/{year}").publish(source).version == 1
+    assert ExportDirectory(f"{place.base}/2024").publish(f"{place.base}/2025/1").version == 2
+    with pytest.raises(VersionNotFoundError, match="2024' is a base directory, which holds 1, 2"):
+        place.directory().publish(f"{place.base}/2024")
+
+
+def test_a_message_names_the_base_directories_below(place: Place, source: Path) -> None:
+    for trial in (0, 1):
+        ExportDirectory(f"{place.base}/trials/{trial}-a/execution_0").publish(source)
+    named = rf"'{place.base}/trials/0-a/execution_0', '{place.base}/trials/1-a/execution_0'\."
+    with pytest.raises(
+        VersionNotFoundError, match=rf"no versions in '{place.base}'\. There.*{named}"
+    ):
+        place.directory().rollback()
+
+
 @pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
 def test_a_file_is_read_and_fetched_as_it_was_written(place: Place, size: int) -> None:
     content = os.urandom(size)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import object_stores
 from support.buckets import told
+from support.command_line import run
 from support.object_stores import SERVERS, Server
 from support.places import Place, commit, export, patched, place_of
 from support.versions import FILES
@@ -114,6 +116,22 @@ def test_what_somebody_touched_is_sent_again(
     writer = store if is_one_process else open_store(url)
     version = export(writer, FILES | {"frozen": frozen}).version
     assert ExportDirectory(url).verify(version) == []
+
+
+def test_credentials_may_be_for_a_base_directory_alone(s3: Server) -> None:
+    def refuse(environ: dict[str, Any]) -> tuple[str, bytes] | None:
+        is_listing = "list-type=2" in environ["QUERY_STRING"]
+        is_inside = "prefix=team%2F2024%2F" in environ["QUERY_STRING"]
+        return ("403 Forbidden", b"") if is_listing and not is_inside else None
+
+    url = f"{s3.bucket()}/team/2024"
+    s3.before = refuse
+    open_store(url).check()
+    assert export(open_store(url)).version == 1
+    for command in ("list", "show", "verify"):
+        run(command, url)
+    with pytest.raises(StorageError, match="403"):
+        open_store(url.removesuffix("/2024")).names()
 
 
 def test_a_store_that_cannot_copy_is_sent_everything(s3: Server, url: str) -> None:
