@@ -10,15 +10,16 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find archive keras_export_callbacks -name "*.py") pyproject.toml README.md
 
-.PHONY: test pytest smoke coverage mutation test-jax test-buckets test-fast test-oldest test-oldest-jax \
+.PHONY: test pytest pytest-jax smoke coverage mutation test-jax test-buckets test-fast test-oldest test-oldest-jax \
 	test-versions test-recipes readers zoo lint types docs demo benchmark pictures dist clean
 
-test: lint types pytest
+test: lint types pytest pytest-jax
 
 QUICK := $(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 
 pytest: $(VENV)/installed
 	$(QUICK)
+	$(BIN)/pytest -n 2 -m "buckets and not slow"
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
 
 # A fit, and the tests of local directories: minutes, for systems that are tested seldom.
@@ -44,7 +45,10 @@ ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weig
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow" tests/on_jax $(ON_BOTH)
 
-# Every place for versions on servers of S3, Google and Azure. `test` publishes to S3 from `fit` alone.
+pytest-jax: $(VENV)/installed
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow and not zoo" tests/on_jax
+
+# Also with many writers at once, kills, freezes and lost answers.
 test-buckets: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m buckets
 

@@ -6,6 +6,7 @@ retention → events → `on_export`. A failure before publishing leaves the bas
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -223,7 +224,10 @@ class Publisher:
             return error.record
         except SupersededError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            # Such as Ctrl-C. On the main thread it ends more than this export.
+            if not isinstance(error, Exception) and _is_on_main_thread():
+                raise
             # Do not bind the new error to a name: its traceback would keep the snapshot alive.
             raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
         finally:
@@ -342,11 +346,9 @@ class Publisher:
                 step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but a later step failed"
-                if isinstance(error, Exception | SystemExit):
-                    self._on_warning(str(as_export_error(what, error)))
-                    continue
-                self._failed(what, error)
-                raise  # Such as Ctrl-C. In the background it ends only the thread.
+                if not isinstance(error, Exception) and _is_on_main_thread():
+                    raise
+                self._on_warning(str(as_export_error(what, error)))
 
     def _prune(self, record: ExportRecord) -> None:
         try:
@@ -385,6 +387,10 @@ class _PublishedBeforeError(SupersededError):
     def __init__(self, record: ExportRecord) -> None:
         super().__init__(f"The same version is already published as '{record.path}'.")
         self.record = record
+
+
+def _is_on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _libraries() -> dict[str, str]:

@@ -19,7 +19,7 @@ from .archive.store.paths import is_url, path_text
 from .archive.store.record import ExportRecord, Scalar
 
 # TensorBoard smooths every chart, and a summary cannot turn that off.
-_POINTS = " Each point is one export. Set smoothing to 0 to see the points."
+_JOINED = " TensorBoard joins the exports by a line. Set smoothing to 0 to see their values."
 
 
 class SummaryWriter:
@@ -75,7 +75,7 @@ class SummaryWriter:
         step = record.step if record.step is not None else record.version
         with self._writer.as_default(step), tf.summary.record_if(True):
             for name, (value, description) in _scalars(record).items():
-                tf.summary.scalar(f"export/{name}", float(value), description=description + _POINTS)
+                tf.summary.scalar(f"export/{name}", float(value), description=description + _JOINED)
             tf.summary.text("export/summary", markdown(record, reversed(self._earlier)))
             if record.epoch is not None and record.value is not None and self._has_keras_runs():
                 # Keras's `TensorBoard` callback uses this tag and step: both share a chart.

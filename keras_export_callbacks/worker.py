@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import traceback
 from collections import deque
@@ -12,6 +14,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+# How much lower the priority of the thread is. It is the default of the command `nice`.
+_NICE = 10
 
 
 class Worker(Generic[T]):
@@ -88,6 +93,7 @@ class Worker(Generic[T]):
         return True
 
     def _work(self) -> None:
+        _give_way()
         while self._run_next():
             pass
 
@@ -104,6 +110,18 @@ class Worker(Generic[T]):
         # would keep the error itself, and the snapshot of the job.
         del job
         return True
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread, so that training does not share its processors evenly.
+
+    Threads and processes that this thread starts get the same priority. Only Linux has
+    priorities of threads.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import threading
@@ -303,6 +304,8 @@ def test_a_failed_export_holds_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.warns(UserWarning, match="no luck"):
             exporter.wait()
         assert future.exception() is not None
+        if IS_JAX:  # Errors that tracing has caught keep their frames until then.
+            gc.collect()
         assert held[0]() is None
         monkeypatch.setattr(publisher, "write", write)
         assert exporter.export().result().version == 1
@@ -322,7 +325,7 @@ def test_what_on_export_raises_is_told_whatever_it_is() -> None:
         raise SystemExit(3)
 
     with (
-        pytest.raises(ExportError, match="was published, but a later step failed: SystemExit: 3"),
+        pytest.warns(UserWarning, match="was published, but a later step failed: SystemExit: 3"),
         Exporter("base", classifier(), log_dir=None, on_export=leave) as exporter,
     ):
         exporter.export()

@@ -96,6 +96,17 @@ def test_without_background_a_job_runs_at_once_on_the_calling_thread() -> None:
     assert future.result() is threading.current_thread()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_the_thread_has_a_lower_priority_than_training(worker: Worker[Any]) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+    assert worker.submit(priority).result() == min(before + 10, 19)
+    assert Worker[Any](background=False, room=0).submit(priority).result() == before
+    assert priority() == before
+
+
 @pytest.mark.parametrize("sizes", [[10], [5, 5], [3, 3, 4], [0] * 50, [9, 0, 1], [999]])
 def test_as_much_may_wait_as_there_is_room_for_or_one_job_of_any_size(
     worker: Worker[Any], gate: threading.Event, sizes: list[int]
