@@ -55,15 +55,46 @@ def run_twice(first: str, *others: str) -> tuple[str, str]:
     return printed, again
 
 
+# What the reader of the README has: data, and a compiled model.
+READER = """
+import keras
+from sklearn.datasets import load_iris
+from sklearn.utils import shuffle
+
+x, y = shuffle(*load_iris(return_X_y=True), random_state=0)
+model = keras.Sequential(
+    [
+        keras.Input((4,)),
+        keras.layers.Dense(16, activation="relu"),
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+)
+adam = keras.optimizers.Adam(0.01)
+model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
+"""
+
+# What the reader sees at the end.
+SERVED = """
+newest = ExportDirectory(labels.base_dir).latest()
+loaded = tf.saved_model.load(str(newest.path))
+print(loaded.classify(x[:2].astype("float32"))["species"].numpy())
+print(record)
+"""
+
+
 @pytest.mark.slow
 def test_the_readme() -> None:
-    found = blocks(README.read_text())
-    assert len(found) >= 5
-    first, again = run_twice("\n".join(found))
-    assert "served/classifier/" in first
-    # Nothing was better than in the first run. The last block prints versions and a step.
-    assert "served/classifier/" not in again
-    assert re.search(r"^\[\d.*\] \d+$", again, re.MULTILINE)
+    text = README.read_text()
+    assert text.count("\n") <= 150
+    found = blocks(text)
+    assert len(found) >= 3
+    importing = "from keras_export_callbacks import ExportDirectory"
+    first, again = run_twice("\n".join([READER, *found, importing, SERVED]))
+    assert re.search(r"Epoch \d: exported version \d \(improved, val_accuracy=\S+\) to", first)
+    assert "exported version" not in again  # Nothing was better than in the first run.
+    for printed in (first, again):
+        assert re.search(r"^\[b'(setosa|versicolor|virginica)' b'", printed, re.MULTILINE)
+        assert re.search(r"^ExportRecord\('.*/served/iris/\d+', 'improved'", printed, re.MULTILINE)
 
 
 @pytest.mark.slow
