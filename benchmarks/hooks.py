@@ -16,7 +16,7 @@ import numpy as np
 from keras_export_callbacks import ExportEveryN
 
 STEPS = 2_000
-ROUNDS = 9
+ROUNDS = 5
 
 
 class _Empty(keras.callbacks.Callback):
