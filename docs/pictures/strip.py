@@ -64,7 +64,7 @@ def main() -> None:
     for answer, following in spans:
         x, width = at(answer["time"]), at(following["time"]) - at(answer["time"])
         picture.rect(x, SERVER - 12, width - 2, 24, "pale", radius=3)
-        name = f"version {answer['version']}" if width > 70 else str(answer["version"])
+        name = f"version {answer['version']}" if width > 82 else str(answer["version"])
         picture.text(x + 8, SERVER + 4.5, name, "ink bold")
     for tick in range(0, math.ceil(seconds), 2 if seconds < 30 else 5):
         picture.line(at(tick), AXIS - 12, at(tick), AXIS - 6, "gray")
