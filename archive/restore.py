@@ -55,9 +55,10 @@ from .store.verify import version_problems
 from .store.versions import MANIFEST, SAVED_MODEL
 
 _NO_OPTIMIZER = (
-    "the optimizer, which stays as it is. The version holds no optimizer state. To export it, call "
-    "`archive.add_variable_collection('optimizer_variables', model.optimizer.variables)` in your "
-    "`endpoints` function"
+    "the optimizer, which stays as it is. The version holds no optimizer state. To export it, "
+    "compile the model, or pass the optimizer of your loop as `Exporter(optimizer=)`. In your own "
+    "`endpoints` function, call `archive.add_variable_collection('optimizer_variables', "
+    "model.optimizer.variables)`"
 )
 
 _NOT_COMPILED = (

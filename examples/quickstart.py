@@ -39,7 +39,7 @@ for image, label, prediction in list(zip(images, labels, predicted))[:3]:
     for row in (image[:, :, 0] * 9).round().astype(int):
         print("    " + "".join(2 * shade for shade in shades[row]))
 accuracy = (predicted == labels).mean()
-print(f"\\naccuracy on {len(images)} images that training never saw: {accuracy:.1%}")
+print(f"\\naccuracy on {len(images)} validation images: {accuracy:.1%}")
 """
 
 
@@ -74,7 +74,7 @@ def table(directory: ExportDirectory) -> str:
     for version in directory.versions():
         record = directory.record(version)
         lines.append(
-            f"{version:>7} {record.epoch:>5} {record.step:>5} "
+            f"{version:>7} {record.epoch + 1:>5} {record.step:>5} "
             f"{record.metrics['val_accuracy']:>12.4f} {record.stall_seconds * 1000:>4.0f} ms"
             f"  {record.reason}"
         )

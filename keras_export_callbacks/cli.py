@@ -189,8 +189,8 @@ def list_(base: ExportDirectory, as_json: bool) -> None:
     """List the versions in BASE, oldest first.
 
     The last column says which version is the newest, which is the best by a metric that
-    versions were exported for, and which were withdrawn by a rollback. Epochs count from 0,
-    as `initial_epoch` of `fit` does.
+    versions were exported for, and which were withdrawn by a rollback. Epochs count from 1,
+    as Keras prints them. In JSON they count from 0, as `initial_epoch` of `fit` does.
     """
     records = {record.version: record for record in base.records()}
     versions = base.versions()

@@ -171,7 +171,7 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
     """Return a Markdown page about an export: its reason, its contents, and earlier exports."""
     rows = {
         "path": f"`{record.path}`",
-        "epoch": _number(record.epoch),
+        "epoch": texts.epoch(record) or "–",
         "step": _number(record.step),
         **texts.contents(record, "`"),
         "training waited": texts.duration(record.stall_seconds),
@@ -185,7 +185,7 @@ def markdown(record: ExportRecord, earlier: Iterable[ExportRecord] = ()) -> str:
     before = [
         (
             str(other.version),
-            _number(other.epoch),
+            texts.epoch(other) or "–",
             _number(other.step),
             texts.reason(other),
             texts.duration(other.stall_seconds),

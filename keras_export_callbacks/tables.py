@@ -93,7 +93,7 @@ def _row(record: ExportRecord | None) -> Iterable[str]:
         return ("", "", "", "no readable manifest", "", "")
     return (
         record.created[:16].replace("T", " "),
-        "" if record.epoch is None else str(record.epoch),
+        texts.epoch(record),
         "" if record.step is None else str(record.step),
         record.reason or (f"schema {record.schema}" if record.is_newer else ""),
         "" if record.value is None else f"{record.monitor}={record.value:.6g}",
@@ -121,7 +121,7 @@ def _described(record: ExportRecord, shared: str = "") -> dict[str, str]:
         "published": f"{record.created} (UTC)",
         "reason": record.reason,
         **({"schema": f"{record.schema}, newer than this library"} if record.is_newer else {}),
-        **({} if record.epoch is None else {"epoch": str(record.epoch)}),
+        **({} if record.epoch is None else {"epoch": texts.epoch(record)}),
         **({} if record.step is None else {"step": str(record.step)}),
         "weights": record.weights,
         **texts.contents(record),

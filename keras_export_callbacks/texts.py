@@ -38,6 +38,11 @@ def reason(record: ExportRecord) -> str:
     return f"{record.reason}, {record.monitor}={record.value:.6g}"
 
 
+def epoch(record: ExportRecord) -> str:
+    """Return the epoch of an export as Keras's progress bar counts it, from 1. It may be empty."""
+    return "" if record.epoch is None else str(record.epoch + 1)
+
+
 def about(epoch: int | None, text: str) -> str:
     """Return a text about an epoch, which Keras's progress bar counts from 1.
 

@@ -113,12 +113,12 @@ def test_publish_and_roll_back() -> None:
         "withdrawn": [2, 3, 4],
     }
     assert ExportDirectory(BASE).record(5).metrics == {"loss": 0.5}
-    assert "no version before" in run("rollback", BASE, code=1).stderr
+    assert "no version to go back to" in run("rollback", BASE, code=1).stderr
     assert "newest in" in run("rollback", BASE, 5, code=1).stderr
     run("rollback", BASE, 3)
     assert ExportDirectory(BASE).record(6).metrics == {"loss": 0.75}
     assert run("verify", BASE).exit_code == 0
-    assert "no version before" in run("rollback", "served", code=1).stderr
+    assert "no version to go back to" in run("rollback", "served", code=1).stderr
 
 
 def test_what_does_not_verify_is_not_published() -> None:

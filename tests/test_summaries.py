@@ -93,7 +93,7 @@ def test_scalars_and_summary_at_the_training_step() -> None:
     later = events("export/summary")[1][1]
     before = later.partition("#### Earlier exports\n\n")[2].splitlines()
     assert before[0] == "| version | epoch | step | reason | training waited | size |"
-    assert before[2].startswith(f"| 1 | 0 | {steps[0]} | improved, val_loss={value} | ")
+    assert before[2].startswith(f"| 1 | 1 | {steps[0]} | improved, val_loss={value} | ")
 
 
 @pytest.mark.parametrize("is_first", [True, False])

@@ -288,7 +288,10 @@ class ExportDirectory:
             gone = withdrawn(records)
             earlier = [each for each in versions if each < origins[newest] and each not in gone]
             if not earlier:
-                raise VersionNotFoundError(f"'{self.path}' has no version before the newest.")
+                others = " To publish one that was withdrawn, name it." if gone else ""
+                raise VersionNotFoundError(
+                    f"'{self.path}' has no version to go back to from version {newest}.{others}"
+                )
             target = earlier[-1]
         files = self._files_of(target)
         origin = origins.get(target, target)

@@ -13,6 +13,7 @@ from ..checks import is_whole
 from ..errors import ExportTypeError, ExportValueError
 from .objective import Mode, Objective
 from .record import ExportRecord, standing, withdrawn
+from .versions import parse
 
 
 class RetentionPolicy:
@@ -78,7 +79,8 @@ class KeepBest(RetentionPolicy):
     """Keep the `n` versions with the best values of a metric.
 
     If two values are equal, the older version counts as better. This policy does not
-    keep versions whose manifest lacks the metric, or that a rollback has withdrawn.
+    keep versions whose manifest lacks the metric, or that a rollback has withdrawn. A copy
+    that a rollback has published does not count beside its original.
 
     Args:
         n: Int. The number of versions to keep, at least 1.
@@ -111,7 +113,10 @@ class KeepBest(RetentionPolicy):
 
     def keeps(self, records: Sequence[ExportRecord]) -> set[int]:
         ranked = self._objective().ranked(standing(records))
-        return {record.version for record in ranked[: self.n]}
+        originals = {record.version for record in ranked}
+        # A rollback publishes a copy. The two have the same weights.
+        others = [each for each in ranked if _original(each) not in originals]
+        return {record.version for record in others[: self.n]}
 
     def monitors(self) -> set[str]:
         return set() if self.monitor is None else {self.monitor}
@@ -213,6 +218,11 @@ def _bests(records: Sequence[ExportRecord]) -> set[int]:
         best_own = objective.best(own) or max(own, key=lambda record: record.version)
         bests |= {record.version for record in (best, best_own) if record is not None}
     return bests
+
+
+def _original(record: ExportRecord) -> int | None:
+    """Return the version in the same directory that a record is a copy of, or None."""
+    return parse(record.copied_from or "")
 
 
 def _check_count(n: int, name: str) -> None:

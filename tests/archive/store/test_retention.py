@@ -263,3 +263,19 @@ def test_what_keep_may_not_be(keep: Any) -> None:
 def test_policies_combine_only_with_policies() -> None:
     with pytest.raises(TypeError):
         KeepLatest(1) | 3  # type: ignore[operator]
+
+
+def test_a_copy_does_not_count_beside_its_original() -> None:
+    def record(version: int, value: float, **fields: Any) -> ExportRecord:
+        return a_record(version, metrics={"m": value}, **fields)
+
+    original, second, worse = record(1, 9.0), record(2, 8.0), record(3, 1.0)
+    copy = record(4, 9.0, copied_from="1", withdrawn=(3,))
+    policy = KeepBest(2, "m", "max")
+    assert policy.keeps([original, second, worse, copy]) == {1, 2}
+    # If the original was withdrawn or removed, the copy counts.
+    assert policy.keeps([second, worse, copy]) == {2, 4}
+    again = record(5, 9.0, copied_from="1", withdrawn=(1, 2, 3, 4))
+    assert policy.keeps([original, second, worse, copy, again]) == {5}
+    # A copy from another directory has a path, and not a number.
+    assert policy.keeps([original, record(2, 9.5, copied_from="/other/1")]) == {1, 2}
