@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from support.kinds import KINDS
 from support.models import classifier, data
 
 from keras_export_callbacks import (
@@ -145,11 +144,14 @@ def test_an_endpoint_that_is_not_there_is_a_failed_export() -> None:
 
 
 def test_what_cannot_be_converted_is_told() -> None:
-    model, _ = KINDS["TextVectorization"].build()
+    def endpoints(archive: ExportArchive, model: Any) -> None:
+        standard_endpoints(archive, model)
+        archive.add_endpoint("lower", tf.strings.lower, [tf.TensorSpec((None,), tf.string)])
+
     with pytest.raises(
-        ExportError, match=r"LiteRT cannot convert endpoint 'serve', because.*StringLower of '"
+        ExportError, match=r"LiteRT cannot convert endpoint 'lower', because.*StringLower of '"
     ):
-        export(model)
+        export(function=litert("lower"), endpoints=endpoints)
     assert not Path("base/1").exists()
 
 
