@@ -42,11 +42,14 @@ mutation: $(VENV)/installed
 # Keras runs on one backend in a process, so that these tests run once for each.
 ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
 	summaries.py told_in_time.py triggers.py worker.py)
+SEARCH := tests/e2e/test_distributed_search.py
 test-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow" tests/on_jax $(ON_BOTH)
+	KERAS_BACKEND=jax $(BIN)/pytest $(SEARCH)
 
 pytest-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow and not zoo" tests/on_jax
+	KERAS_BACKEND=jax $(BIN)/pytest $(SEARCH)
 
 # Also with many writers at once, kills, freezes and lost answers.
 test-buckets: $(VENV)/installed
