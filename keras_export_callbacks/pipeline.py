@@ -79,6 +79,7 @@ class Pipeline:
         self._prepared = 0.0
         self._was_noticed = False
         self._told: set[str] = set()
+        self._missed: set[str] = set()
         _pipelines.add(self)
 
     @property
@@ -215,8 +216,8 @@ class Pipeline:
 
     def _tell_of_missing(self, name: str, metrics: Mapping[str, float]) -> None:
         """Warn once that `only_if` reads a metric that is not there, as in a batch."""
-        if name not in self._told:
-            self._told.add(name)
+        if name not in self._missed:
+            self._missed.add(name)
             warnings.warn(
                 f"`only_if` reads the metric {name!r}, which is missing now. Available are "
                 f"{sorted(metrics)}. Nothing is exported until it is there. To decide without it, "
