@@ -49,7 +49,6 @@ test-jax: $(VENV)/installed
 
 pytest-jax: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow and not zoo" tests/on_jax
-	KERAS_BACKEND=jax $(BIN)/pytest $(SEARCH)
 
 # Also with many writers at once, kills, freezes and lost answers.
 test-buckets: $(VENV)/installed

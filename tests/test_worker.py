@@ -102,7 +102,7 @@ def test_the_thread_has_a_lower_priority_than_training(worker: Worker[Any]) -> N
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = priority()
-    assert worker.submit(priority).result() == min(before + 10, 19)
+    assert worker.submit(priority).result() == min(before + 5, 19)
     assert Worker[Any](background=False, room=0).submit(priority).result() == before
     assert priority() == before
 
