@@ -62,8 +62,7 @@ def exports(trainee: Trainee, way: Method, directory: Path, count: int) -> Itera
         _settle(directory)
     for epoch in range(count, count + STEPS_BESIDE):
         alone = _time(trainee.step)
-        way.callback.on_epoch_begin(epoch)
-        way.callback.on_epoch_end(epoch, {"loss": 1.0})
+        _request(way, epoch)
         beside = _time(trainee.step)
         way.wait()
         yield {"step": alone, "step_beside": beside}
@@ -85,8 +84,7 @@ def _lost(
     def block(epoch: int | None) -> float:
         start = time.perf_counter()
         if epoch is not None:
-            way.callback.on_epoch_begin(epoch)
-            way.callback.on_epoch_end(epoch, {"loss": 1.0})
+            _request(way, epoch)
         for _ in range(steps):
             trainee.step()
         seconds = time.perf_counter() - start
@@ -215,6 +213,12 @@ def _begin(trainee: Trainee, way: Method) -> float:
     start = time.perf_counter()
     way.callback.on_train_begin()
     return time.perf_counter() - start
+
+
+def _request(way: Method, epoch: int) -> None:
+    """Let the callback export, as `fit` does. A method may write in the background."""
+    way.callback.on_epoch_begin(epoch)
+    way.callback.on_epoch_end(epoch, {"loss": 1.0})
 
 
 def _export(way: Method, epoch: int) -> Sample:

@@ -128,7 +128,8 @@ class ExtraFiles:
                     assert isinstance(content, bytes)
                     difference = source.compare(content, expected)
                     differences |= {} if difference is None else {name: difference}
-                _check_untouched(staged, before)
+                if callable(source):
+                    _check_untouched(staged, before)
                 files[at] = _put(content, staged / at, earlier.get(at))
             except (Exception, SystemExit) as error:  # Command-line tools end with `SystemExit`.
                 told = str(error) if isinstance(error, ExportError) else _named(error)

@@ -225,8 +225,7 @@ class Publisher:
         except SupersededError:
             raise
         except BaseException as error:
-            # Such as Ctrl-C. On the main thread it ends more than this export.
-            if not isinstance(error, Exception) and _is_on_main_thread():
+            if _ends_more(error):
                 raise
             # Do not bind the new error to a name: its traceback would keep the snapshot alive.
             raise self._failed(f"An export to '{self._directory.path}' failed", error) from error
@@ -346,7 +345,7 @@ class Publisher:
                 step(record)
             except BaseException as error:
                 what = f"Version {record.version} was published, but a later step failed"
-                if not isinstance(error, Exception) and _is_on_main_thread():
+                if _ends_more(error):
                     raise
                 self._on_warning(str(as_export_error(what, error)))
 
@@ -389,8 +388,10 @@ class _PublishedBeforeError(SupersededError):
         self.record = record
 
 
-def _is_on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _ends_more(error: BaseException) -> bool:
+    """Return whether an error ends more than an export, such as Ctrl-C on the main thread."""
+    is_on_main_thread = threading.current_thread() is threading.main_thread()
+    return not isinstance(error, Exception) and is_on_main_thread
 
 
 def _libraries() -> dict[str, str]:
