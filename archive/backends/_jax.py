@@ -6,11 +6,16 @@ them moves.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import keras
 from jaxlib.mlir.dialects import stablehlo
+
+from keras.src.backend.jax import nn
 
 from ..errors import ExportError
 
@@ -26,6 +31,32 @@ def portable_artifact(exported: Any) -> bytes:
     """
     artifact = stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO)
     return bytes(artifact)
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let Keras compute attention with operations that every device has.
+
+    For half precision on an accelerator, Keras chooses a fused kernel of that accelerator. A
+    module for other devices cannot contain it. `flash_attention=False` is public, but a layer
+    reads it when it is created, and there is no setting for `keras.ops.dot_product_attention`.
+    JAX multiplies float16 in a way that processors do not have, so it becomes float32 here.
+    """
+    attention = nn.dot_product_attention
+
+    @functools.wraps(attention)
+    def plain(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        dtype = keras.backend.result_type(query.dtype, key.dtype, value.dtype)
+        if dtype == "float16":
+            query, key, value = (keras.ops.cast(item, "float32") for item in (query, key, value))
+        options["flash_attention"] = False
+        return keras.ops.cast(attention(query, key, value, **options), dtype)
+
+    nn.dot_product_attention = plain
+    try:
+        yield
+    finally:
+        nn.dot_product_attention = attention
 
 
 def synchronize(model: keras.Model) -> None:

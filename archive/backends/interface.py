@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +64,12 @@ class Backend(Protocol):
             fn: The function.
             trace: A trace of the function by TensorFlow.
             args: The arguments of the function.
+        """
+
+    def exact_products(self) -> AbstractContextManager[None]:
+        """Let products of float32 have the precision of float32.
+
+        Accelerators may use fewer digits, and a server without one does not.
         """
 
     def refresh(self, variables: Sequence[Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -83,6 +84,16 @@ def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
 def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
     """A function compiled for its arguments, which is much faster than its own code."""
     return compiled(fn, tf.nest.map_structure(np.asarray, args))
+
+
+def exact_products() -> AbstractContextManager[None]:
+    """Let products of float32 have the precision of float32.
+
+    By default, GPUs round the factors to TF32 and TPUs round them to bfloat16:
+    https://docs.jax.dev/en/latest/_autosummary/jax.default_matmul_precision.html
+    """
+    precision: AbstractContextManager[None] = jax.default_matmul_precision("highest")
+    return precision
 
 
 def refresh(variables: Sequence[Any]) -> None:

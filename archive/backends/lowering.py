@@ -21,7 +21,7 @@ from jax import export
 
 from .._tensorflow import call_module
 from ..errors import ExportTypeError, ExportValueError, UntrackedError
-from ._jax import held_array, portable_artifact
+from ._jax import held_array, plain_attention, portable_artifact
 
 # The platforms that a server may run on. Each module has code for all of them.
 PLATFORMS = ("cpu", "cuda")
@@ -189,7 +189,7 @@ class _Stateless:
         """
         scope = _Recording(zip(self.variables, values, strict=True))
         given = dict(scope.state_mapping)
-        with scope:
+        with scope, plain_attention():
             outputs = self._fn(*args)
             flat = tf.nest.flatten(outputs)
             # An output may be a variable. It has the right value only inside this scope.

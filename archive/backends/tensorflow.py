@@ -11,6 +11,7 @@ when they are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -50,6 +51,11 @@ def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable
     """Return a function that calls the trace, which is much faster than the Python code."""
     flat = tf.nest.flatten(args)
     return lambda: trace(*flat)
+
+
+def exact_products() -> AbstractContextManager[None]:
+    """Do nothing. The setting of TensorFlow changes functions that run at the same time."""
+    return nullcontext()
 
 
 def refresh(variables: Sequence[Any]) -> None:

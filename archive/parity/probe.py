@@ -74,16 +74,18 @@ class _Call:
         """Return the outputs of the endpoint's function. The model's seeds do not change."""
         if _is_of_tensorflow(self.signature.endpoint):
             current_backend().refresh(self.signature.trace.variables)
-        with keras.StatelessScope() if self.moves_seeds else nullcontext():
+        scope = keras.StatelessScope() if self.moves_seeds else nullcontext()
+        with scope, current_backend().exact_products():
             return _arrays(self._returned())
 
     def again(self) -> dict[str, Any]:
         """Return the outputs of a program that is made from the function, and is much faster."""
+        backend = current_backend()
         if self.program is None:
             fn, _ = _called(self.signature.endpoint)
-            backend, sent = current_backend(), self.arguments.sent
-            self.program = backend.program(fn, self.signature.trace, sent)
-        return _arrays(self.program())
+            self.program = backend.program(fn, self.signature.trace, self.arguments.sent)
+        with backend.exact_products():
+            return _arrays(self.program())
 
     def _returned(self) -> Any:
         endpoint = self.signature.endpoint

@@ -288,3 +288,29 @@ def test_options_of_keras_for_jax_have_no_effect() -> None:
     np.testing.assert_array_equal(revived.twice(BATCH), 2 * BATCH)
     with pytest.raises(ExportError, match=r"options is_dynamic.*jax2tf_kwargs and is_static"):
         archive.add_endpoint("other", lambda x: x, SPECS, is_dynamic=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.02), ("mixed_float16", 0.002)]
+)
+def test_attention_is_served_by_devices_that_have_no_fused_kernel(
+    dtype: str, tolerance: float
+) -> None:
+    """On a GPU, Keras chooses a fused kernel for half precision."""
+
+    def attention(flash_attention: bool, dtype: str) -> Any:
+        tokens = keras.Input((6, 8))
+        layer = keras.layers.MultiHeadAttention(
+            2, 8, flash_attention=flash_attention, dtype=dtype, name="attention"
+        )
+        return keras.Model(tokens, layer(tokens, tokens))
+
+    fused, plain = attention(True, dtype), attention(False, "float32")
+    plain.set_weights(fused.get_weights())
+    _, revived = written(
+        lambda x: fused(x, training=False), [keras.InputSpec(shape=(None, 6, 8), dtype="float32")]
+    )
+    batch = np.random.default_rng(0).normal(size=(3, 6, 8)).astype("float32")
+    expected = np.asarray(plain(batch))
+    found = np.asarray(revived.serve(batch)).astype("float32")
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())

@@ -19,6 +19,7 @@ from keras_export_callbacks.archive.backends._jax import (
     STABLEHLO,
     held_array,
     is_compiled,
+    plain_attention,
     portable_artifact,
     synchronize,
     trained_steps,
@@ -125,6 +126,18 @@ def test_an_array_that_a_step_took_is_told() -> None:
     jax.jit(lambda x: x + 1, donate_argnums=0)(variable.value)
     with pytest.raises(ExportError, match=r"'kernel' has no value now.*variable\.assign\(value\)"):
         held_array(variable)
+
+
+def test_keras_computes_attention_through_one_function() -> None:
+    """`plain_attention` replaces it. A processor has no fused attention, which would be an error."""
+    query = keras.random.normal((2, 8, 4, 16))
+    expected = keras.ops.dot_product_attention(query, query, query)
+    for _ in range(2):
+        with plain_attention():
+            found = keras.ops.dot_product_attention(query, query, query, flash_attention=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            keras.ops.dot_product_attention(query, query, query, flash_attention=True)
 
 
 def test_what_jit_returns_is_known() -> None:

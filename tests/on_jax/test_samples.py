@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -106,6 +107,30 @@ def test_seeds_that_no_output_depends_on_are_no_obstacle_and_stay() -> None:
     record = export(model, endpoints=endpoints)
     assert record.parity.differences.keys() == {"serve/output_0", "serving_default/output_0"}
     np.testing.assert_array_equal(generator.state.value, before)
+
+
+class Precision(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types.
+    """Notes with which precision the products of each call are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def call(self, inputs: Any) -> Any:
+        self.found.append(jax.config.jax_default_matmul_precision)
+        return inputs
+
+
+def test_products_are_compared_in_full_precision() -> None:
+    """An accelerator rounds the factors of float32 products, and a server does not."""
+    layer = Precision()
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(3)])
+    with exporting(model) as exporter:
+        exporter.export().result()
+        assert set(layer.found) == {None, "highest"}  # The export, and the comparison.
+        layer.found.clear()
+        exporter.export().result()
+        assert layer.found == ["highest"] * len(layer.found) != []
 
 
 def test_half_precision_is_compared_as_coarsely_as_it_computes() -> None:
