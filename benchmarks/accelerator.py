@@ -8,6 +8,7 @@ without an accelerator it measures the processor.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ def _measured(name: str, every: int) -> dict[str, str]:
         _fit(model, x, y, 2 * every, [])  # Compiles the step.
         state = _device_memory("bytes_in_use")
         alone = _fit(model, x, y, (EXPORTS + 1) * every, [])
+        peak = _device_memory("peak_bytes_in_use")
         steps_before = int(model.optimizer.iterations)
         start, beside = time.perf_counter(), _fit(model, x, y, (EXPORTS + 1) * every, [export])
         records = export.exports
@@ -75,7 +77,8 @@ def _measured(name: str, every: int) -> dict[str, str]:
             for step, at in _steps(beside, record.step - steps_before)
             if at < end
         ]
-        step, step_beside = median(_durations(alone)), median(writing) if writing else float("nan")
+        writing = writing or [float("nan")]
+        step = median(_durations(alone))
         spent = beside[-1] - beside[records[1].step - steps_before - 1]
         steps = len(beside) - (records[1].step - steps_before)
         with_sample = _sample_difference(model, x, Path(directory, "sample"))
@@ -85,9 +88,10 @@ def _measured(name: str, every: int) -> dict[str, str]:
             "later stall": f"{1e3 * median(stalls):.2f} ms",
             "written in": f"{median(record.write_seconds for record in later):.2f} s",
             "step without": f"{1e3 * step:.2f} ms",
-            "step while a version is written": f"{1e3 * step_beside:.2f} ms ({len(writing)})",
+            "step while a version is written": f"{1e3 * median(writing):.2f} ms",
+            "the longest of these": f"{1e3 * max(writing):.0f} ms",
             "lost in all, an export": f"{1e3 * (spent - steps * step) / len(later):.0f} ms",
-            "device memory before": f"{state / 1e6:.0f} MB",
+            "device memory before": f"{state / 1e6:.0f} MB, in a step {peak / 1e6:.0f} MB",
             "device memory at most": f"{_device_memory('peak_bytes_in_use') / 1e6:.0f} MB",
             "device memory after": f"{_device_memory('bytes_in_use') / 1e6:.0f} MB",
             "difference on a sample": with_sample,
@@ -117,7 +121,7 @@ class _Repeated(keras.utils.PyDataset):
 
 
 def _durations(times: list[float]) -> list[float]:
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def _steps(times: list[float], exported: int) -> list[tuple[float, float]]:

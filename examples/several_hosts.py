@@ -62,7 +62,8 @@ def main() -> None:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     command = [sys.executable, __file__]
-    hosts = [subprocess.Popen([*command, str(host), address]) for host in range(HOSTS)]
+    shared = os.environ | {"JAX_PLATFORMS": "cpu"}  # Two processes cannot train on one GPU.
+    hosts = [subprocess.Popen([*command, str(host), address], env=shared) for host in range(HOSTS)]
     codes = [host.wait() for host in hosts]
     if any(codes):
         sys.exit("A host failed.")

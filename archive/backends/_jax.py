@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import keras
 from jaxlib.mlir.dialects import stablehlo
-
 from keras.src.backend.jax import nn
 
 from ..errors import ExportError

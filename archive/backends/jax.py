@@ -189,9 +189,13 @@ def _keep(arrays: Sequence[Any]) -> Callable[[], list[Any]]:
         views = [_whole(array) for array in arrays]
         return lambda: views
     copies = _copied(list(arrays))
-    for copy in copies:
-        copy.copy_to_host_async()  # All at once, which is much faster than one after the other.
-    return lambda: [_whole(array) for array in copies]
+
+    def on_host() -> list[Any]:
+        for copy in copies:
+            copy.copy_to_host_async()  # All at once. It waits for memory, so training does not.
+        return [_whole(copy) for copy in copies]
+
+    return on_host
 
 
 def _is_on_host(array: Any) -> bool:

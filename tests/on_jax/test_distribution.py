@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from support.processes import free_port
 from keras_export_callbacks import ExportDirectory, Exporter, ExportEveryN, ExportOnImprove
 
 
+@pytest.mark.skipif(len(jax.devices()) < 4, reason="needs four devices")
 @pytest.mark.parametrize(
     ("distribution", "kernel"), [(data_parallel, (None, None)), (model_parallel, (None, "model"))]
 )
@@ -59,7 +61,11 @@ def assert_all_verify(*names: str) -> None:
 @contextlib.contextmanager
 def two_processes(*arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes that train together, for the length of a ``with`` block."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XLA_FLAGS": "",
+        "JAX_PLATFORMS": "cpu",  # Two processes cannot train on one GPU.
+    }
     command = [sys.executable, "-m", "support.jax_distributed"]
     port = str(free_port())
     processes = [

@@ -129,7 +129,7 @@ def test_an_array_that_a_step_took_is_told() -> None:
 
 
 def test_keras_computes_attention_through_one_function() -> None:
-    """`plain_attention` replaces it. A processor has no fused attention, which would be an error."""
+    """`plain_attention` replaces it. A processor has no fused attention, so Keras raises."""
     query = keras.random.normal((2, 8, 4, 16))
     expected = keras.ops.dot_product_attention(query, query, query)
     for _ in range(2):
