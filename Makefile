@@ -40,7 +40,7 @@ mutation: $(VENV)/installed
 		&& $(abspath $(BIN))/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 # Keras runs on one backend in a process, so that these tests run once for each.
-ON_BOTH := $(addprefix tests/test_,callbacks.py cli.py exporter.py measured_weights.py metrics.py \
+ON_BOTH := tests/callbacks $(addprefix tests/test_,cli.py exporter.py measured_weights.py metrics.py \
 	summaries.py told_in_time.py triggers.py worker.py)
 SEARCH := tests/e2e/test_distributed_search.py
 test-jax: $(VENV)/installed

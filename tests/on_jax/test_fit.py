@@ -1,6 +1,6 @@
 """The callbacks in a real `fit` on JAX, which gives the arrays of each step to the next one.
 
-What is the same on all backends is in `tests/test_callbacks.py` and the files beside it.
+What is the same on all backends is in `tests/callbacks` and the files beside it.
 """
 
 from __future__ import annotations
