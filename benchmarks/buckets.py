@@ -1,9 +1,10 @@
 """Measure what an export to a bucket costs, beside uploads of the same files to the same server.
 
-Usage: buckets.py [MEGABYTES]
+Usage: buckets.py [MEGABYTES] [s3|azure]
 
-The server is moto, in a process of its own on this machine. So the figures compare ways of
-uploading, and say nothing about a network. Each way runs in its own process.
+The server is moto (S3) or azurite (Azure) on this machine. So the figures compare ways of
+uploading, and say nothing about a network. moto copies each byte of an object that it is told to
+copy, with its one processor. azurite only refers to the object. Each way runs in its own process.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 EXPORTS = 4
-WAYS = ("this library", "write, then sync", "obstore alone", "boto3 alone")
+WAYS = {
+    "s3": ("this library", "write, then sync", "obstore alone", "boto3 alone"),
+    "azure": ("this library", "obstore alone"),  # boto3 is for S3.
+}
 
 
-def main(megabytes: int) -> None:
+def main(megabytes: int, kind: str) -> None:
     """Run every way with every model, and print a table."""
     from support import object_stores
 
-    server = object_stores.s3()
+    server = object_stores.SERVERS[kind]()
     environment = os.environ | server.environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     print("| model | way | export | seconds | CPU seconds | sent MB | memory MB |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |", flush=True)
     for model in ("net", "frozen"):
-        for way in WAYS:
+        for way in WAYS[kind]:
             command = [sys.executable, __file__, model, way, server.bucket(), str(megabytes)]
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, text=True, env=environment
@@ -43,7 +47,8 @@ def main(megabytes: int) -> None:
                 sent = server.sent
                 for line in process.stdout:  # One for each export.
                     row = line.strip().split()
-                    row.insert(3, f"{(server.sent - sent) / 1e6:.0f}")
+                    counted = f"{(server.sent - sent) / 1e6:.0f}" if kind == "s3" else "–"
+                    row.insert(3, counted)
                     print(f"| {model} | {way} | {' | '.join(row)} |", flush=True)
                     sent = server.sent
             assert process.returncode == 0
@@ -96,10 +101,10 @@ def _files(version: Path) -> list[Path]:
 def obstore_alone(url: str, version: Path) -> None:
     """Upload each file with obstore, in parts."""
     import obstore
-    from obstore.store import S3Store
+    from obstore.store import AzureStore, S3Store
 
-    name = url.removeprefix("s3://")
-    store = S3Store(name, client_options={"allow_http": True})
+    scheme, _, name = url.partition("://")
+    store = {"s3": S3Store, "az": AzureStore}[scheme](name, client_options={"allow_http": True})
     for path in _files(version):
         key = f"alone/{path.relative_to(version.parent)}"
         obstore.put(store, key, path, chunk_size=16 * 2**20, max_concurrency=6)
@@ -157,4 +162,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 5:
         measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+        given = sys.argv[1:] + ["400", "s3"][len(sys.argv) - 1 :]
+        main(int(given[0]), given[1])

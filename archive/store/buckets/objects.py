@@ -1,7 +1,8 @@
 """The objects of one bucket, read and written by key.
 
-Every request runs on its own thread, because a request cannot be interrupted.
-Ctrl-C ends the wait for the request, and the process can end before the request does.
+A request cannot be interrupted. The main thread therefore sends its requests on other
+threads and waits for them. Ctrl-C ends the wait, and the process can end before the
+request does.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ from .failures import (
     reason,
 )
 
-# How long an outage may last before a request has failed.
+# How long an outage may last before a request fails, in seconds.
 RETRY_SECONDS = 120.0
 
-# How long a server that has never answered this process may take. A wrong address or a
-# missing credential is reported after this time, and not after `RETRY_SECONDS`.
+# How long a server may take if it has never answered this process, in seconds. A wrong address or
+# a missing credential is then reported sooner than after `RETRY_SECONDS`.
 FIRST_ANSWER_SECONDS = 12.0
 
-# The size of the parts in which large files are sent, and how many parts of a file are sent
-# at the same time. Two files at the same time take 64 MB of memory.
+# Large files are sent in parts. This is the size of a part, and the number of parts of a file that
+# are sent at the same time. Two files at the same time take 64 MB of memory.
 PART = 8 * 2**20
 PARTS_AT_ONCE = 4
 
-# The metadata in which an object has the SHA-256 digest of its contents. A program that replaces
-# the object does not write it.
+# The name of the metadata with the SHA-256 digest of an object's contents. If another program
+# replaces the object, the metadata is gone.
 _DIGEST = "sha256"
 
 _T = TypeVar("_T")
@@ -57,8 +58,8 @@ class Seen:
     """The state of an object that a conditional write expects.
 
     Attributes:
-        tag: its ETag.
-        generation: its version, in stores that number them.
+        tag: The ETag of the object.
+        generation: The version of the object, in stores that number the versions.
     """
 
     tag: str | None
@@ -70,11 +71,11 @@ class Entry:
     """An object as the store lists it.
 
     Attributes:
-        key: its whole name in the bucket.
-        size: its size in bytes.
-        modified: when it was written, by the clock of the store.
-        tag: its ETag, which differs when the contents differ.
-        generation: its version, in stores that number them.
+        key: The whole name of the object in the bucket.
+        size: The size of the object in bytes.
+        modified: When the object was written, by the clock of the store.
+        tag: The ETag of the object. It differs if the contents differ.
+        generation: The version of the object, in stores that number the versions.
     """
 
     key: str
@@ -85,23 +86,23 @@ class Entry:
 
     @property
     def identity(self) -> tuple[int | str, ...]:
-        """A value that differs when the object was replaced."""
+        """A value that changes when the contents of the object change."""
         # Some stores leave the generation out of a listing.
         return (self.size, self.tag or self.generation or "")
 
     @property
     def seen(self) -> Seen:
-        """Its state, for a conditional write."""
+        """The state of the object, for a conditional write."""
         return Seen(self.tag, self.generation)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What was found where a conditional write was refused.
+    """An object that was found after the store refused a conditional write.
 
     Attributes:
-        seen: its state.
-        own: the same if its contents are what was to be written, else None.
+        seen: The state of the object.
+        own: The same state if the object has the contents that the write had, else None.
     """
 
     seen: Seen
@@ -114,8 +115,8 @@ class Bucket:
     Every method raises `StorageError` if the store cannot be reached or refuses the request.
 
     Args:
-        scheme: one of `SCHEMES`.
-        name: the name of the bucket. Azure calls it a container.
+        scheme: One of `SCHEMES`.
+        name: The name of the bucket. Azure calls a bucket a container.
     """
 
     def __init__(self, scheme: str, name: str) -> None:
@@ -130,7 +131,11 @@ class Bucket:
         return _bucket, (self._scheme, self._name)
 
     def create(self, key: str, content: bytes) -> Seen | None:
-        """Write a new object. If there is one already, leave it alone and return None."""
+        """Write a new object and return its state, or None if there is another object already.
+
+        An object that exists already is not changed. If it has the same contents, it counts
+        as written now. `_state` says why.
+        """
 
         def act(client: Any) -> Seen | None:
             try:
@@ -144,10 +149,10 @@ class Bucket:
         return self._do(act, "write", key)
 
     def replace(self, key: str, content: bytes, seen: Seen) -> Seen:
-        """Replace an object if it is still in the state that was seen.
+        """Replace an object if it is still in the state that was seen. Return its new state.
 
         Raises:
-            ChangedError: If it is not.
+            ChangedError: If the object has changed or does not exist any more.
         """
         mode = {"e_tag": seen.tag, "version": seen.generation}
         mode = {name: value for name, value in mode.items() if value is not None}
@@ -171,12 +176,12 @@ class Bucket:
         return written
 
     def put(self, key: str, content: bytes | Path, sha256: str | None = None) -> Seen:
-        """Write or replace an object.
+        """Write or replace an object, and return its state.
 
         Args:
-            key: the key.
-            content: the contents, or the path of a file.
-            sha256: the digest of the contents. The object keeps it, and so do its copies.
+            key: The key of the object.
+            content: The contents, or the path of a file.
+            sha256: The digest of the contents. The object keeps it, and so do its copies.
         """
 
         def act(client: Any) -> Seen:
@@ -189,10 +194,10 @@ class Bucket:
         return self._do(act, "write", key)
 
     def digest(self, key: str) -> str | None:
-        """The digest that was written together with an object, or None if there was none.
+        """Return the digest that was written together with an object, or None if there was none.
 
         Raises:
-            FileNotFoundError: If there is no such object.
+            FileNotFoundError: If the object does not exist.
         """
 
         def act(client: Any) -> str | None:
@@ -202,15 +207,15 @@ class Bucket:
         return self._do(act, "read", key)
 
     def copy(self, source: str, target: str) -> None:
-        """Write or replace an object with a copy that the store makes itself.
+        """Let the store copy an object to the key `target`. An object there is replaced.
 
         Raises:
-            FileNotFoundError: If there is no object `source`.
+            FileNotFoundError: If the object `source` does not exist.
         """
         self._do(lambda client: obstore().copy(client, source, target), "copy", source)
 
     def head(self, key: str) -> Entry | None:
-        """The listing of one object, or None if there is no such object."""
+        """Return the listing of one object, or None if the object does not exist."""
 
         def act(client: Any) -> Entry | None:
             try:
@@ -222,10 +227,12 @@ class Bucket:
         return self._do(act, "read", key)
 
     def read(self, key: str, limit: int | None = None) -> tuple[bytes, Entry]:
-        """The first `limit` bytes of an object, by default all bytes, and its listing.
+        """Return the first `limit` bytes of an object, and its listing.
+
+        Without a limit, all bytes are returned.
 
         Raises:
-            FileNotFoundError: If there is no such object.
+            FileNotFoundError: If the object does not exist.
         """
 
         def act(client: Any) -> tuple[bytes, Entry]:
@@ -239,10 +246,10 @@ class Bucket:
         return self._do(act, "read", key)
 
     def blocks(self, key: str) -> Iterator[bytes]:
-        """The contents of an object, block by block. The next blocks are read ahead.
+        """Yield the contents of an object in blocks. The next blocks are read ahead.
 
         Raises:
-            FileNotFoundError: If there is no such object.
+            FileNotFoundError: If the object does not exist.
             OSError: If the object was replaced while it was read.
         """
 
@@ -274,7 +281,7 @@ class Bucket:
             raise OSError(f"'{self.url}/{key}' was replaced while it was read.") from None
 
     def below(self, key: str) -> list[Entry]:
-        """All objects below a key, at any depth.
+        """Return all objects below a key, at any depth.
 
         Raises:
             UnreadableKeyError: If one of their keys cannot be used.
@@ -292,7 +299,7 @@ class Bucket:
         )
 
     def children(self, key: str) -> tuple[set[str], list[Entry]]:
-        """The names of directories right below a key, and the objects right below it.
+        """Return the names of the directories directly below a key, and the objects there.
 
         Raises:
             UnreadableKeyError: If the key of an object there cannot be used.
@@ -326,10 +333,10 @@ class Bucket:
             self._do(act, "delete", doomed[0])
 
     def _state(self, client: Any, key: str, content: bytes) -> _State | None:
-        """What is at a key where a conditional write of `content` was refused, if anything.
+        """Return what is at a key after a conditional write of `content` was refused, or None.
 
-        The store may have written the object although its answer got lost. The request
-        is then repeated, and the store finds the object there.
+        The answer to a write may get lost although the store has written the object. The
+        request is then repeated, and the store refuses it, because the object has changed.
         """
         with contextlib.suppress(FileNotFoundError):
             found = obstore().get(client, key)
@@ -341,7 +348,7 @@ class Bucket:
     def _do(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
         if self._has_answered and threading.current_thread() is not threading.main_thread():
             _check_process()
-            return self._patiently(act, what, key)  # Ctrl-C interrupts the main thread alone.
+            return self._patiently(act, what, key)  # Ctrl-C interrupts only the main thread.
         limit = None if self._has_answered else FIRST_ANSWER_SECONDS
         future = self._begin(act, what, key)
         try:
@@ -358,7 +365,10 @@ class Bucket:
         return in_thread(lambda: self._patiently(act, what, key))
 
     def _patiently(self, act: Callable[[Any], _T], what: str, key: str) -> _T:
-        """Send a request, and repeat it for `RETRY_SECONDS` if it fails for a passing reason."""
+        """Send a request, and repeat it for `RETRY_SECONDS` if it fails for a passing reason.
+
+        It is not repeated if the server has never answered.
+        """
         end = time.monotonic() + RETRY_SECONDS
         pause = 0.2
         while True:
@@ -381,7 +391,7 @@ class Bucket:
                         f"'{self.url}/{key}' cannot be listed: {reason(error)}. Remove or rename "
                         "that object."
                     ) from None
-                # When the main thread has ended, the process waits for this request alone.
+                # If the main thread has ended, the process waits only for this request.
                 may_repeat = self._has_answered and threading.main_thread().is_alive()
                 is_over = not may_repeat or time.monotonic() + pause > end
                 if is_over or not is_temporary(error):
@@ -419,11 +429,11 @@ _buckets: dict[tuple[Any, ...], Bucket] = {}
 
 
 def bucket_at(url: str) -> tuple[Bucket, str]:
-    """The bucket of a URL, and the key that the URL stands for.
+    """Return the bucket of a URL, and the key in it that the URL stands for.
 
     Raises:
-        ExportValueError: If the scheme is unknown, the key cannot be used, or obstore is
-            not installed.
+        ExportValueError: If the scheme is unknown, if the URL cannot be used, or if obstore
+            is not installed.
     """
     scheme, _, rest = url.partition("://")
     name, _, key = rest.partition("/")
@@ -448,7 +458,7 @@ def bucket_at(url: str) -> tuple[Bucket, str]:
 
 
 def _bucket(scheme: str, name: str) -> Bucket:
-    """The bucket of this process, with the settings in the environment."""
+    """Return this process's `Bucket` for the settings in the environment. It is made once."""
     known = (scheme, name, *sorted(clients.settings().items()))
     return _buckets.setdefault(known, Bucket(scheme, name))
 
@@ -467,20 +477,29 @@ def _put(client: Any, key: str, content: bytes | Path, attributes: Mapping[str, 
 
 
 def _seen(result: Mapping[str, Any]) -> Seen:
-    return Seen(result.get("e_tag"), result.get("version"))
+    return Seen(_quoted(result.get("e_tag")), result.get("version"))
 
 
 def _entry(meta: Mapping[str, Any]) -> Entry:
     return Entry(
-        meta["path"], meta["size"], meta["last_modified"], meta.get("e_tag"), meta.get("version")
+        meta["path"],
+        meta["size"],
+        meta["last_modified"],
+        _quoted(meta.get("e_tag")),
+        meta.get("version"),
     )
+
+
+def _quoted(tag: str | None) -> str | None:
+    """Return an ETag as HTTP headers have it. Azure leaves out the quotes in a listing."""
+    return f'"{tag}"' if tag and not tag.endswith('"') else tag
 
 
 _first_process: int | None = None
 
 
 def _check_process() -> None:
-    """Raise in a forked child, where obstore would hang."""
+    """Raise an error in a forked child, because obstore would hang there."""
     global _first_process
     if _first_process is None:
         _first_process = os.getpid()

@@ -15,13 +15,13 @@ import pytest
 from support import object_stores
 from support.buckets import left, sweep, told
 from support.object_stores import SERVERS, Relay, Server
-from support.places import commit, export, patched, place_of
+from support.places import Place, commit, export, patched, place_of
 from support.versions import FILES, file_infos, write_files
 
 from keras_export_callbacks import ExportDirectory, KeepLatest
 from keras_export_callbacks.archive.errors import StorageError
 from keras_export_callbacks.archive.store.buckets import claims, objects
-from keras_export_callbacks.archive.store.buckets.objects import PART
+from keras_export_callbacks.archive.store.buckets.objects import PART, bucket_at
 from keras_export_callbacks.archive.store.store import open_store
 
 GRAPH = "saved_model.pb"
@@ -192,3 +192,15 @@ def test_an_endpoint_that_is_no_url(endpoint: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     told(open_store("s3://somewhere/base").check)
+
+
+def test_an_object_looks_the_same_to_every_request(place: Place) -> None:
+    """Azure lists ETags without their quotes."""
+    bucket, base = bucket_at(str(place.base))
+    written = bucket.put(f"{base}/one", b"content")
+    (listed,) = bucket.below(base)
+    _, (child,) = bucket.children(base)
+    _, read = bucket.read(f"{base}/one")
+    asked = bucket.head(f"{base}/one")
+    assert asked is not None
+    assert {each.tag for each in (listed, child, read, asked)} == {written.tag}
