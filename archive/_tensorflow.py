@@ -31,7 +31,7 @@ OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 def concrete_functions(function: Any) -> list[Any]:
-    """The traces of a `tf.function`, oldest first.
+    """Return the traces of a `tf.function`, oldest first.
 
     The public `get_concrete_function` needs the arguments of each trace, and these
     are not known here.
@@ -40,7 +40,7 @@ def concrete_functions(function: Any) -> list[Any]:
 
 
 def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> list[Any]:
-    """The traces that a SavedModel of a `tf.function` will hold. Missing ones are made now.
+    """Return the traces that a SavedModel of a `tf.function` will hold, and make missing ones.
 
     When TensorFlow saves a function, it traces the function again, unless it was
     traced in the same save context. That must not happen: saving may run on another
@@ -52,7 +52,7 @@ def saved_traces(function: Any, options: tf.saved_model.SaveOptions | None) -> l
 
 
 def argument_names(trace: Any) -> list[str]:
-    """The names of a trace's tensor arguments as inputs of a signature, in order.
+    """Return the names that the arguments of a trace have as inputs of a signature, in order.
 
     The public `structured_input_signature` shows other names. If a leaf has the same
     name as its argument, TensorFlow puts the argument's name before it.
@@ -61,9 +61,10 @@ def argument_names(trace: Any) -> list[str]:
 
 
 def replicas(variable: Any) -> Sequence[Any]:
-    """The variables behind a variable of a `tf.distribute.Strategy`; empty for other variables.
+    """Return the variables behind a variable of a `tf.distribute.Strategy`.
 
-    A trace reads one of these replicas. It does not refer to the variable that users see.
+    Other variables have none. A trace reads one of these replicas. It does not refer to
+    the variable that users see.
     """
     return variable.values if isinstance(variable, tf.distribute.DistributedValues) else ()
 
@@ -96,7 +97,7 @@ class WithoutValues(tf.train.experimental.ShardingCallback):  # type: ignore[mis
 
 
 def signature_defs(saved_model: bytes) -> dict[str, Any]:
-    """The `SignatureDef` protos in the contents of a `saved_model.pb`, by name.
+    """Return the `SignatureDef` protos in the contents of a `saved_model.pb`, by name.
 
     The public API loads them only together with the whole model.
     """
@@ -110,11 +111,14 @@ def signature_defs(saved_model: bytes) -> dict[str, Any]:
 
 
 def state_keys(object_graph: bytes, attribute: str) -> list[dict[str, str]]:
-    """The checkpoint keys of each object in a list attribute of the root.
+    """Return the checkpoint keys of each object in a list attribute of the root.
 
-    The keys of an object are given by their last part, such as ``VARIABLE_VALUE``.
-    `object_graph` is TensorFlow's `TrackableObjectGraph` proto. Every checkpoint holds
-    it under `OBJECT_GRAPH_KEY`, but no public module contains the proto.
+    Each object has a dict of its keys, by their last part, such as ``VARIABLE_VALUE``.
+
+    Args:
+        object_graph: TensorFlow's `TrackableObjectGraph` proto. Every checkpoint holds it
+            under `OBJECT_GRAPH_KEY`, but no public module contains the proto.
+        attribute: The name of the attribute.
     """
     graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(object_graph)
 
@@ -128,7 +132,7 @@ def state_keys(object_graph: bytes, attribute: str) -> list[dict[str, str]]:
 
 
 def fingerprint_for(fingerprint: bytes, checkpoint_index: bytes) -> bytes:
-    """The contents of `fingerprint.pb` for the same graph with another checkpoint.
+    """Return the contents of `fingerprint.pb` for the same graph with another checkpoint.
 
     `checkpoint_hash` is the FarmHash64 of the checkpoint's index file
     (``tensorflow/cc/saved_model/fingerprinting.cc``). The public API reads
@@ -152,7 +156,7 @@ def call_module(
 ) -> Sequence[Any]:
     """Call a StableHLO module in a trace, by the operation ``XlaCallModule``.
 
-    `tf.raw_ops` has every operation but this one. `jax2tf` uses the same call, and
+    `tf.raw_ops` has every operation except this one. `jax2tf` uses the same call, and
     chooses the version of StableHLO itself.
     """
     results: Sequence[Any] = xla.call_module(

@@ -6,10 +6,10 @@ import numbers
 
 
 def is_whole(value: object) -> bool:
-    """Whether `value` is an integer, and not a bool."""
+    """Return whether `value` is an integer, and not a bool."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
 
 
 def is_real(value: object) -> bool:
-    """Whether `value` is a real number, and not a bool. NaN and infinities count."""
+    """Return whether `value` is a real number, and not a bool. NaN and infinities count."""
     return not isinstance(value, bool) and isinstance(value, numbers.Real)

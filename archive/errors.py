@@ -10,7 +10,7 @@ from typing import cast
 
 
 class ExportError(Exception):
-    """Base class of all errors that this library raises.
+    """The base class of all errors that this library raises.
 
     Examples:
         >>> from keras_export_callbacks import ExportDirectory, ExportError
@@ -23,51 +23,51 @@ class ExportError(Exception):
 
 
 class ExportValueError(ExportError, ValueError):
-    """An argument has the right type, but a value that cannot be used."""
+    """Raised if an argument has the right type, but a value that cannot be used."""
 
 
 class ExportTypeError(ExportError, TypeError):
-    """An argument has a type that cannot be used."""
+    """Raised if an argument has a type that cannot be used."""
 
 
 class BackendError(ExportError, NotImplementedError):
-    """Keras runs on a backend other than TensorFlow and JAX."""
+    """Raised if Keras runs on a backend other than TensorFlow and JAX."""
 
 
 class StorageError(ExportError, OSError):
-    """A directory cannot be read or written. For example, the disk is full or read-only."""
+    """Raised if a directory cannot be read or written, such as on a full or read-only disk."""
 
 
 class VersionNotFoundError(ExportError, LookupError):
-    """The requested version does not exist."""
+    """Raised if the requested version does not exist."""
 
 
 class DamagedVersionError(ExportError):
-    """A version or its manifest differs from what was published."""
+    """Raised if a version or its manifest differs from what was published."""
 
 
 class NewerVersionError(ExportError):
-    """A newer release of this library wrote the version, and this release cannot handle it."""
+    """Raised if a newer release wrote the version, and this release cannot handle it."""
 
 
 class SupersededError(ExportError):
-    """The version was not published, because an equal or better one was published before."""
+    """Raised if a version is not published, because an equal or better one already is."""
 
 
 class MismatchError(ExportError, ValueError):
-    """A version's variables do not match those of the model to restore."""
+    """Raised if a version's variables do not match those of the model to restore."""
 
 
 class LoaderError(ExportError, RuntimeError):
-    """TensorFlow's C library cannot load or run an artifact."""
+    """Raised if TensorFlow's C library cannot load or run an artifact."""
 
 
 class ParityError(ExportError, AssertionError):
-    """An artifact and the model that it was made from compute different outputs."""
+    """Raised if an artifact and the model that it was made from compute different outputs."""
 
 
 class UntrackedError(ExportError, AssertionError):
-    """An endpoint uses a table or variable that is not part of the archive."""
+    """Raised if an endpoint uses a table or variable that is not part of the archive."""
 
 
 def error_like(error: Exception) -> type[ExportError]:

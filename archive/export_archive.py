@@ -26,7 +26,7 @@ _RESERVED = {*VARIABLE_LISTS, "signatures"}
 
 
 class ExportArchive:
-    """Write SavedModels for serving; a drop-in replacement for `keras.export.ExportArchive`.
+    """Writes SavedModels for serving, as a drop-in replacement for `keras.export.ExportArchive`.
 
     Register what to serve with `track` and `add_endpoint`, then call `write_out`.
     Unlike Keras's archive, this one stores each variable once. Repeated `write_out`
@@ -35,7 +35,7 @@ class ExportArchive:
     `trainable` flag, or the vocabulary of a layer have changed.
 
     Args:
-        format: The format to write. Only ``"saved_model"`` is supported.
+        format: String. The format to write. Only ``"saved_model"`` is supported.
 
     Raises:
         BackendError: If Keras runs neither on the TensorFlow nor on the JAX backend.
@@ -88,8 +88,8 @@ class ExportArchive:
         reports that an endpoint uses a table that is not part of the archive.
 
         Args:
-            resource: A built layer or model, or a TensorFlow trackable object, such as
-                a lookup table.
+            resource: Keras layer, Keras model or TensorFlow trackable object. The object
+                to track, such as a lookup table. A layer or model must be built.
 
         Raises:
             ExportValueError: If `resource` is neither of these, or is a layer that has
@@ -119,24 +119,25 @@ class ExportArchive:
         Args:
             name: String. The name of the method and of the signature. It must be a
                 Python identifier that does not start with an underscore.
-            fn: A function that takes and returns tensors, which may be nested in lists,
+            fn: Function. It takes and returns tensors, which may be nested in lists,
                 tuples and dicts.
-            input_signature: A list with one item per positional argument of `fn`. Each
+            input_signature: List or tuple. One item per positional argument of `fn`. Each
                 item is a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor,
                 or a nested structure of these, as `fn` takes it. Pass None if `fn` is a
                 `tf.function` that has been called. It is then exported with the shapes
                 that it was called with, and is not traced again when a layer changes.
-            **kwargs: On JAX, `jax2tf_kwargs` and `is_static` are accepted, as Keras's
-                archive does, and have no effect. Other options are refused.
+            **kwargs: Options of Keras's archive. On JAX, `jax2tf_kwargs` and `is_static`
+                are accepted, and have no effect. Other options are refused.
 
         Returns:
             The `tf.function` that wraps `fn`. Other endpoints may call it.
 
         Raises:
-            ExportValueError: If the name is already taken or is not an identifier, or
-                if there is no signature and `fn` is not a traced `tf.function`.
+            ExportValueError: If the name is already taken or is not an identifier, if
+                an option is refused, or if there is no signature and `fn` is not a traced
+                `tf.function`.
             ExportTypeError: If the name is not a string, if `fn` is not callable, or if
-                `input_signature` is not a list of specs.
+                `input_signature` is not a list or tuple of specs.
 
         Examples:
             >>> import keras
@@ -169,9 +170,10 @@ class ExportArchive:
 
         Args:
             name: String. The name of the endpoint, as in `add_endpoint`.
-            resource: A built layer or model.
-            input_signature: The specs of the inputs, as in `add_endpoint`.
-            **kwargs: As in `add_endpoint`.
+            resource: Keras layer or Keras model. The object to track and serve. It must be
+                built.
+            input_signature: List or tuple. The specs of the inputs, as in `add_endpoint`.
+            **kwargs: Options of Keras's archive, as in `add_endpoint`.
 
         Returns:
             The `tf.function` that calls the resource.
@@ -200,7 +202,7 @@ class ExportArchive:
         Args:
             name: String. The name of the attribute. It must be a Python identifier that
                 does not start with an underscore.
-            variables: A list, tuple or set of Keras or TensorFlow variables.
+            variables: List, tuple or set. The Keras or TensorFlow variables.
 
         Raises:
             ExportValueError: If the name is already taken or is not an identifier, or
@@ -228,11 +230,13 @@ class ExportArchive:
         options: tf.saved_model.SaveOptions | None = None,
         verbose: bool = True,
     ) -> None:
-        """Write the SavedModel. An existing SavedModel is replaced as a whole.
+        """Write the SavedModel, in the place of an existing one.
 
         Args:
-            filepath: String or `PathLike`. The path of the directory to write.
-            options: A `tf.saved_model.SaveOptions`, as for `tf.saved_model.save`.
+            filepath: String or `PathLike`. The path of the directory to write. A SavedModel
+                in it is replaced as a whole.
+            options: `tf.saved_model.SaveOptions`. The options, as for
+                `tf.saved_model.save`.
             verbose: Bool. Whether to print the endpoints.
 
         Raises:
@@ -253,7 +257,7 @@ class ExportArchive:
 
 
 def registration_of(archive: ExportArchive) -> Registration:
-    """The registration of an archive, for code that exports it without `write_out`."""
+    """Return the registration of an archive, for code that exports it without `write_out`."""
     return archive._registration
 
 

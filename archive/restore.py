@@ -94,20 +94,20 @@ def restore(
     have traced are traced again. If you use a `tf.function` of your own, make it again
     yourself. Either all variables are assigned or, after an error, none.
 
-    A warning names what the version holds and the model cannot take, what the model
-    holds and the version lacks, and layers that have another name in the model.
+    Warnings list the state in the version that the model cannot take, the state in the
+    model that the version lacks, and the layers that have another name in the model.
 
     If your own `endpoints` did not export the optimizer, it stays as it is, with a warning.
     If they did not track the model, its weights are looked up by their paths.
 
     Args:
-        model: A built model. To continue training, compile it with the same
-            optimizer first. If the model is not compiled, only its own variables are
-            restored, with a warning.
-        version_path: String or `PathLike`. A base directory, whose newest version is
-            restored, or the directory of a version, or a copy of one. Or an `ExportRecord`.
-        optimizer: The optimizer of your training loop, if it is not the one that the model is
-            compiled with.
+        model: Keras model. The model to restore. It must be built. To continue training,
+            compile it with the same optimizer first. If it is not compiled and you pass no
+            `optimizer`, the optimizer is not restored, with a warning.
+        version_path: String, `PathLike` or `ExportRecord`. The directory of a version, or a
+            copy of one. For a base directory, its newest version is restored.
+        optimizer: Keras optimizer. The optimizer of your training loop, if it is not the one
+            that the model is compiled with.
 
     Returns:
         The `ExportRecord` of the version. Pass ``initial_epoch=record.epoch + 1`` to `fit`.
@@ -145,7 +145,7 @@ def restore(
 
 
 def _restore(model: keras.Model, path: VersionPath, local: Path, own_optimizer: Any) -> None:
-    """Restore the version at `path`, which `local` is, or is a copy of."""
+    """Restore the version at `path` from `local`, which is the same directory or a copy."""
     index, layers = read_index(local), read_layers(local)
     compiled = getattr(model, "optimizer", None)
     optimizer = compiled if own_optimizer is None else own_optimizer
@@ -225,7 +225,7 @@ def _match(model: keras.Model, optimizer: Any, index: VariableIndex, state: Mode
 
 
 def _reader(path: Path) -> Callable[..., Any]:
-    """A function that reads a variable, and checks its dtype against the index.
+    """Return a function that reads a variable, and checks its dtype against the index.
 
     With `exact`, the function checks the shape as well.
     """
@@ -251,10 +251,12 @@ def _reader(path: Path) -> Callable[..., Any]:
 
 
 def _converted(value: Any, variable: Any) -> Any:
-    """Integers of a version in the width that a variable has on this backend.
+    """Return a value of a version, with integers of the width that a variable has here.
+
+    The width may differ between backends.
 
     Raises:
-        MismatchError: they do not fit into it.
+        MismatchError: If an integer does not fit into the variable. Seeds are not checked.
     """
     dtype = tf.dtypes.as_dtype(variable.dtype).as_numpy_dtype
     if value.dtype == dtype or not np.issubdtype(value.dtype, np.integer):
@@ -277,7 +279,7 @@ def _other_state(
     tables: dict[str, Any],
     with_optimizer: bool,
 ) -> tuple[list[Callable[[], Any]], list[str]]:
-    """Find the state that `model.variables` does not list.
+    """Find the state of a version that `model.variables` does not list.
 
     Returns:
         Functions that put this state back, and a description of each item that cannot
@@ -391,7 +393,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _version_path(source: str | os.PathLike[str] | ExportRecord) -> VersionPath:
-    """The directory of a version, which may be the newest one of a base directory."""
+    """Return the directory of a version. For a base directory, it is that of the newest one."""
     if not isinstance(source, str | os.PathLike | ExportRecord):
         raise ExportTypeError(
             f"Received version_path={source!r} of type {type(source)}. Expected a base directory "

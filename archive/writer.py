@@ -25,7 +25,7 @@ from .store.record import EndpointInfo, ExportRecord
 
 @dataclass(frozen=True)
 class Reuse:
-    """What an export can link from an earlier one.
+    """The files that an export can link from an earlier one.
 
     Attributes:
         graph: The saved graph of the earlier export, or None. `graph_files` are reused
@@ -39,15 +39,15 @@ class Reuse:
     shards: Sequence[Shard] = ()
 
     def has_variables(self) -> bool:
-        """Whether at least one shard is still intact, so that it can be linked."""
+        """Return whether at least one shard is still intact, so that it can be linked."""
         return any(shard.data.is_intact() for shard in self.shards)
 
     def with_variables_of(self, record: ExportRecord | None) -> Reuse:
-        """The same graph with the shards of a published version.
+        """Return the same graph with the shards of a published version.
 
         Args:
-            record: The record of a version that verifies, whichever process wrote it.
-                None stands for no version, and the result then has no shards.
+            record: The record of a version that verifies. Any process may have written
+                it. With None, the result has no shards.
         """
         shards = stored_shards(Path(record.path), record.files) if record else ()
         return replace(self, shards=shards)
@@ -74,7 +74,7 @@ class Written:
     reusable: Reuse
 
     def at(self, published: Path) -> Reuse:
-        """What the next export can reuse after `staged` was renamed to `published`."""
+        """Return what the next export can reuse after `staged` was renamed to `published`."""
         staged, reuse = self.staged, self.reusable
         return Reuse(
             reuse.graph,

@@ -1,4 +1,4 @@
-"""Export servable SavedModels while Keras trains.
+"""Exports servable SavedModels while Keras trains.
 
 The callbacks `ExportOnImprove` and `ExportEveryN` publish versions from
 `model.fit`, for a model server to pick up. `Exporter` does the same from training
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .endpoints import standard_endpoints as standard_endpoints
     from .exporter import Exporter as Exporter
 
-# Names are imported when they are first used. A look at a base directory then does
-# not wait seconds for the import of TensorFlow.
+# Names are imported when they are first used. Code that only looks at a base directory then
+# does not wait seconds for the import of TensorFlow.
 _HOMES = {
     "ExportArchive": ".archive.export_archive",
     "ExportDirectory": ".archive.store.directory",

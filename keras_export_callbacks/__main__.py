@@ -1,4 +1,4 @@
-"""Run ``keras-exports`` as ``python -m keras_export_callbacks``."""
+"""Runs ``keras-exports`` as ``python -m keras_export_callbacks``."""
 
 from .cli import main
 

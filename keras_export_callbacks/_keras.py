@@ -1,4 +1,4 @@
-"""What Keras offers no public API for: metric directions, later validations, Keras 2's hooks.
+"""Calls that Keras has no public API for: metric directions, later validations, Keras 2.
 
 Every built-in metric has an attribute `_direction`. Keras's own callbacks use it for
 ``mode="auto"``. `fit` does not tell its callbacks whether and how often it validates,
@@ -34,7 +34,7 @@ def infer_mode(monitor: str, model: keras.Model) -> Mode:
 
     Args:
         monitor: String. The metric's name in the logs, such as ``"val_accuracy"``.
-        model: The compiled model that `fit` trains.
+        model: Keras model. The compiled model that `fit` trains.
 
     Returns:
         ``"min"`` or ``"max"``.
@@ -62,10 +62,11 @@ def infer_mode(monitor: str, model: keras.Model) -> Mode:
 def validates_later(model: keras.Model, epoch: int) -> bool:
     """Return whether the running `fit` will validate after an epoch later than `epoch`.
 
-    The answer is False in a training loop of the user's own, which cannot be asked.
+    In a training loop of the user's own it returns False, because such a loop cannot be
+    asked.
 
     Args:
-        model: The model in training.
+        model: Keras model. The model in training.
         epoch: Int. The index of an epoch, from 0.
     """
     frame: FrameType | None = sys._getframe()
@@ -87,7 +88,7 @@ def _is_due_later(arguments: Mapping[str, Any], epoch: int) -> bool:
 
 
 def _metrics(model: keras.Model) -> list[Any]:
-    """Return the model's metrics. Keras keeps those of `compile` in one container metric."""
+    """Return the model's metrics. Keras keeps the metrics of `compile` in a container metric."""
     found: list[Any] = []
     for metric in model.metrics:
         found += getattr(metric, "metrics", None) or [metric]

@@ -19,8 +19,8 @@ def whole_number(name: str, value: Any) -> int | None:
 
     Args:
         name: String. The name of the argument, for the error message.
-        value: A whole number: an int, a float, or an array, tensor or variable of
-            shape ``()``, such as `optimizer.iterations`. None is returned as None.
+        value: Int, float, or an array, tensor or variable of shape ``()``, such as
+            `optimizer.iterations`. A whole number. None is returned as None.
 
     Raises:
         ExportTypeError: If `value` is not a whole number, or does not fit in 64 bits.
@@ -61,7 +61,7 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Scalar]:
 
     Raises:
         ExportTypeError: If it is not a mapping of strings to strings, numbers or bools.
-        ExportValueError: If the manifest cannot hold a number.
+        ExportValueError: If a name, a text or a number cannot be used.
     """
     if metadata is None:
         return {}

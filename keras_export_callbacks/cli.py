@@ -1,4 +1,4 @@
-"""``keras-exports``: look after a directory of versions from a shell, without TensorFlow.
+"""The command ``keras-exports`` looks after a directory of versions, without TensorFlow.
 
 Exit codes: 0 success, 1 failure, 2 usage error.
 """
@@ -137,7 +137,7 @@ def _source(ctx: click.Context, param: click.Parameter, value: str) -> str:
 def _version_to_compare(
     ctx: click.Context, param: click.Parameter, value: str
 ) -> tuple[ExportDirectory, int]:
-    """Return the version with a number in BASE, or with a path, and its base directory."""
+    """Return the base directory and the number of a version in BASE or at a path."""
     base: ExportDirectory = ctx.params["base"]
     if not value.isdecimal():
         path, *number = _split(str(_directory(ctx, param, value).path))
@@ -277,7 +277,7 @@ def prune(
         policies.append(KeepLatest(keep_latest))
     if keep_best is not None:
         objective = _objective(base, monitor, mode)
-        _best(base, objective)  # Fail if no version has the metric. None would be kept.
+        _best(base, objective)  # Fail if no version has the metric, because none would stay.
         policies.append(KeepBest(keep_best, monitor=objective.monitor, mode=objective.mode))
     if not policies:
         raise click.UsageError("Give --keep-latest, --keep-best, or both.")
@@ -428,7 +428,7 @@ def _say_published(path: str, text: str) -> None:
 
 
 def _size(base: ExportDirectory, version: int) -> int | None:
-    """Return the size of a version in bytes, or None if its manifest does not tell."""
+    """Return the size of a version in bytes, or None if its manifest is damaged."""
     try:
         return base.record(version).bytes
     except DamagedVersionError:
@@ -437,7 +437,7 @@ def _size(base: ExportDirectory, version: int) -> int | None:
 
 @contextlib.contextmanager
 def _progress(base: ExportDirectory, version: int) -> Iterator[Progress]:
-    """Show on a terminal how many bytes of a version are done, while the block runs."""
+    """Show on a terminal how many bytes of a version are done while a ``with`` block runs."""
     if not sys.stderr.isatty():
         yield no_progress
         return
@@ -513,7 +513,7 @@ def _some_records(base: ExportDirectory) -> list[ExportRecord]:
 def _listed(
     base: ExportDirectory, version: int, records: Mapping[int, ExportRecord]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the JSON of a version: its manifest, or why that cannot be read."""
+    """Yield the JSON of a version: its manifest, or the reason why that cannot be read."""
     try:
         yield _content(records[version] if version in records else base.record(version))
     except VersionNotFoundError:

@@ -26,8 +26,8 @@ def standard_endpoints(archive: ExportArchive, model: keras.Model) -> None:
       `model.optimizer.variables`. A model that is not compiled has no such collection.
 
     Args:
-        archive: The `ExportArchive` to register the endpoints on.
-        model: A built Keras model.
+        archive: `ExportArchive`. The archive to register the endpoints on.
+        model: Keras model. The model to export. It must be built.
 
     Raises:
         ExportError: If the model is not built, or if its input shapes are not known.

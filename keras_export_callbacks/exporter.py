@@ -1,4 +1,4 @@
-"""`Exporter`, which exports from training loops of your own."""
+"""`Exporter` exports from training loops of your own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .publisher import Reason
 
 
 class Exporter:
-    r"""Publish servable versions of a model from a training loop of your own.
+    r"""Publishes servable versions of a model from a training loop of your own.
 
     `export` reads the model's variables, which takes milliseconds, and returns. The
     first call also traces the endpoints, which takes longer. A background thread
@@ -37,42 +37,42 @@ class Exporter:
     Args:
         base_dir: String or `PathLike`. The directory for the versions, which a model
             server polls.
-        model: A built Keras model.
-        optimizer: The optimizer of your training loop, if it is not the one that the model is
-            compiled with. Its variables and its step count are exported, and `restore` takes
-            it as well.
-        endpoints: Function ``(archive, model)`` that registers what to export. The
-            default is `standard_endpoints`.
-        keep: Which versions to keep after each export. None keeps all, and an int
-            keeps that many of the newest. Retention policies, such as `KeepLatest`
-            and `KeepBest`, can be combined with ``|``.
-        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+        model: Keras model. The model to export. It must be built.
+        optimizer: Keras optimizer. The optimizer of your training loop, if it is not the one
+            that the model is compiled with. Its variables and its step count are exported,
+            and `restore` takes it as well.
+        endpoints: Function ``(archive, model)``. It registers what to export. The default
+            is `standard_endpoints`.
+        keep: Int or retention policy. The versions to keep after each export. None keeps
+            all, and an int keeps that many of the newest. Retention policies, such as
+            `KeepLatest` and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool``. It is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
             exported. If it reads a metric that is missing then, nothing is exported either,
             with a warning the first time.
-        extra_files: Dict of names to the files that each version gets below
-            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
-            Path) -> bytes`` that is called with the complete SavedModel, on the thread
-            that writes the version. If it raises an error, the export fails.
-            `keras_export_callbacks.formats` has such functions.
-        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
+        extra_files: Dict. The files that each version gets below ``assets.extra``, by name.
+            A file is a path, bytes, or a function ``(saved_model_dir: Path) -> bytes`` that
+            is called with the complete SavedModel, on the thread that writes the version.
+            If it raises an error, the export fails. `keras_export_callbacks.formats` has
+            such functions.
+        metadata: Dict. Strings, numbers or bools by name, which the manifest keeps.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, `export` writes and publishes on the calling
             thread.
-        on_error: What to do about a failed export. ``"raise"`` raises its error, and
-            ``"warn"`` issues a warning. If an export fails in the background, the next
+        on_error: String. What to do about a failed export. ``"raise"`` raises its error,
+            and ``"warn"`` issues a warning. If an export fails in the background, the next
             call of `export`, `wait` or `close` does this.
-        sample_inputs: A batch of model inputs, as the model takes them. With it, each
-            version is tested before it is published: another process loads it, as a
-            model server does, and its outputs are compared with the model's outputs. If
-            they differ by more than rounding, the version is not published.
-            To give endpoints samples of their own, pass a dict of samples by the names of
-            the endpoints.
-        on_export: Function that is called with the `ExportRecord` of each version
-            after it is published. It runs on the thread that published the version.
-        verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
-            nothing.
+        sample_inputs: Array, or a nested structure of arrays. A batch of inputs, as the
+            model takes them. With it, each version is tested before it is published:
+            another process loads it, as a model server does, and its outputs are compared
+            with the model's outputs. If they differ by more than rounding, the version is
+            not published. To give endpoints samples of their own, pass a dict of samples by
+            the names of the endpoints.
+        on_export: Function ``(record)``. It is called with the `ExportRecord` of each
+            version after the version is published, on the thread that published it.
+        verbose: Int. 1 prints a line per export, and the reason if nothing was exported. 0
+            prints nothing.
 
     Attributes:
         directory: The `ExportDirectory` of `base_dir`.
@@ -158,13 +158,12 @@ class Exporter:
         train together, call it in every worker. The chief publishes the version.
 
         Args:
-            step: The number of optimizer steps taken: an int, or a scalar tensor or
-                variable. The default is `iterations` of the optimizer.
-            epoch: The index of the epoch, from 0: an int, or a scalar tensor or
-                variable.
-            metrics: Dict of numbers by name. A number may be a tensor or array of one
+            step: Int, or scalar tensor or variable. The number of optimizer steps taken.
+                The default is `iterations` of the optimizer.
+            epoch: Int, or scalar tensor or variable. The index of the epoch, from 0.
+            metrics: Dict. Numbers by name. A number may be a tensor or array of one
                 number. Values that are not finite numbers are left out.
-            reason: String. Why you export; the manifest records it.
+            reason: String. The reason for the export. The manifest records it.
 
         Returns:
             A `concurrent.futures.Future` with the `ExportRecord`. It is done when the
@@ -173,8 +172,8 @@ class Exporter:
 
         Raises:
             ExportError: If an argument cannot be used, or if the `Exporter` is closed.
-                With ``on_error="raise"``, also if the model cannot be exported, or if
-                an earlier export failed in the background.
+                With ``on_error="raise"``, also if the model cannot be exported, if
+                `only_if` fails, or if an earlier export failed in the background.
         """
         pipeline = self._pipeline
         given = {} if metrics is None else metrics

@@ -60,8 +60,8 @@ class Added:
 
     Attributes:
         files: The files, by their paths relative to the version's directory.
-        differences: The largest difference from the model, by the name of the file. It is
-            there for each file that was compared.
+        differences: The largest difference from the model for each file that was compared,
+            by the name of the file.
     """
 
     files: Mapping[str, KnownFile]
@@ -74,7 +74,7 @@ class Added:
 
 @dataclass(frozen=True)
 class ExtraFiles:
-    """What to add to each version, and under which names. `of` checks both."""
+    """The sources of the files to add to each version, by name. `of` checks them."""
 
     sources: Mapping[str, bytes | Path | FileFunction]
 
@@ -83,8 +83,8 @@ class ExtraFiles:
         """Return the extra files for an argument `extra_files`.
 
         Args:
-            extra_files: Dict of names below ``assets.extra`` to a path, bytes, or a function
-                ``(saved_model_dir) -> bytes``. None stands for no files.
+            extra_files: Dict. A path, bytes, or a function ``(saved_model_dir) -> bytes``
+                for each name below ``assets.extra``. None stands for no files.
 
         Raises:
             ExportTypeError: If `extra_files` is not such a dict.
@@ -106,13 +106,13 @@ class ExtraFiles:
         expected: Sequence[Expected],
         earlier: Mapping[str, KnownFile],
     ) -> Added:
-        """Write the files into a staged version.
+        """Write the files into a staged version, and compare some of them with the model.
 
         Args:
             staged: The directory of the version, with a complete SavedModel.
             expected: The outputs of the model for the sample inputs.
-            earlier: The extra files of the last version. Those with the same contents are
-                linked.
+            earlier: The extra files of the last version. If the contents of one are the
+                same, it is linked.
 
         Raises:
             ExportError: If a function fails, or if a file cannot be read.
@@ -207,7 +207,7 @@ def _check_names(names: Mapping[Any, object]) -> None:
 
 
 def _obstacle(name: Any) -> str | None:
-    """Return why a name cannot be used, whatever other names there are, or None."""
+    """Return the reason why a name cannot be used, regardless of other names, or None."""
     if not isinstance(name, str):
         return f"the name is of type {type(name)}"
     path = PurePosixPath(name)
@@ -230,7 +230,7 @@ def _obstacle(name: Any) -> str | None:
 
 
 def _clashes(name: str, taken: Mapping[str, str]) -> Iterator[str]:
-    """Yield why a name cannot be used together with those that are taken."""
+    """Yield the reasons why a name cannot be used together with the names that are taken."""
     folded = _folded(name)
     for other, described in taken.items():
         if other == folded:
@@ -242,7 +242,7 @@ def _clashes(name: str, taken: Mapping[str, str]) -> Iterator[str]:
 
 
 def _folded(name: str) -> str:
-    """Return a name as file systems compare names that ignore case and composition."""
+    """Return a name as it is compared by file systems that ignore case and composition."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -262,7 +262,7 @@ def _identities(root: Path) -> dict[str, Identity]:
 
 
 def _check_untouched(root: Path, before: Mapping[str, Identity]) -> None:
-    """Raise unless a directory has the same files as before, and nobody wrote to them."""
+    """Raise an error if a file was added to a directory, removed from it, or changed."""
     after = _identities(root)
     what = "Return the contents as bytes, and write to a temporary directory"
     if stray := sorted(after.keys() - before.keys()):

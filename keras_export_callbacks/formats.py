@@ -44,11 +44,10 @@ def litert(
     Training waits for it only with ``background=False``.
 
     With `sample_inputs`, LiteRT runs the file before the version is published, and its
-    outputs are compared with the model's outputs. Without `quantize`, or with
-    ``quantize="float16"``, they may differ by rounding. With ``quantize="int8"`` they may
-    differ by `max_difference`. If they differ by more, the version is not published. The
-    manifest has the largest difference (``record.parity.files``). The comparison uses the
-    package `ai-edge-litert` if it is installed, or else `tf.lite.Interpreter`.
+    outputs are compared with the model's outputs. They may differ by `max_difference`. If
+    they differ by more, the version is not published. The manifest has the largest
+    difference (``record.parity.files``). The comparison uses the package `ai-edge-litert`
+    if it is installed, or else `tf.lite.Interpreter`.
 
     Dense, convolutional, embedding and attention layers and `StringLookup` were converted
     with TensorFlow 2.21 and compared in this way, also on JAX. LSTM and GRU need
@@ -57,15 +56,16 @@ def litert(
 
     Args:
         endpoint: String. The name of the endpoint to convert.
-        quantize: ``"float16"`` stores weights as float16, in half the bytes. ``"int8"``
-            stores most weights as int8, in a quarter of the bytes. None stores them as they
-            are.
-        representative_inputs: A batch of inputs, with ``quantize="int8"``. LiteRT then also
+        quantize: String. ``"float16"`` stores weights as float16, in half the bytes.
+            ``"int8"`` stores most weights as int8, in a quarter of the bytes. None stores
+            them as they are.
+        representative_inputs: Array, or dict of arrays by the names of the inputs if the
+            endpoint has several. A batch of inputs for ``quantize="int8"``. LiteRT then also
             computes in int8 where it can, with the ranges of values that it sees for this
-            batch. Use some hundred rows of the training data. If the endpoint has several
-            inputs, this is a dict by their names.
+            batch. Use some hundred rows of the training data.
         max_difference: Float. The largest allowed absolute difference of an output. By
-            default that is what rounding explains, and with ``quantize="int8"`` any.
+            default, outputs may differ by rounding. With ``quantize="int8"``, any difference
+            is allowed by default.
 
     Raises:
         ExportError: If an argument cannot be used.
@@ -147,17 +147,18 @@ class LiteRT:
             ) from error
 
     def compare(self, content: bytes, expected: Sequence[Expected]) -> float | None:
-        """Compare a file with the model's outputs, and return the largest difference.
+        """Compare the outputs of a file with the model's outputs.
 
         Args:
             content: The contents of the file.
             expected: The outputs of the model for each signature.
 
         Returns:
-            The difference. None if the endpoint is not among `expected`.
+            The largest absolute difference. None if the endpoint is not among `expected`.
 
         Raises:
-            ParityError: If the outputs differ by more than is allowed.
+            ParityError: If the outputs differ by more than is allowed, or if
+                `max_difference` is given and the endpoint is not among `expected`.
         """
         of_endpoint = next((each for each in expected if each.signature == self.endpoint), None)
         if of_endpoint is None:
@@ -183,7 +184,7 @@ class LiteRT:
         return found
 
     def _representative_rows(self, saved_model_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the rows one at a time, because LiteRT looks at each of them apart."""
+        """Yield the representative inputs row by row, because LiteRT looks at each row alone."""
         loaded = tf.saved_model.load(str(saved_model_dir))
         specs = loaded.signatures[self.endpoint].structured_input_signature[1]
         given = self.representative_inputs
@@ -202,7 +203,11 @@ class LiteRT:
 
 
 def _cause(message: str) -> str:
-    """Return the operation that a message of the converter is about, or else its beginning."""
+    """Return the end of an error message, made of a message of the converter.
+
+    It names the operation that cannot be converted. If the message names none, it is the
+    beginning of that message.
+    """
     found = _OPERATION.search(message)
     if found is None:
         return f": {' '.join(message.split()):.500}"
@@ -234,7 +239,10 @@ def _ignore_deprecation() -> None:
 
 
 def _distance(one: Any, other: Any) -> float:
-    """Return the largest absolute difference, or for other than numbers 1 if any differs."""
+    """Return the largest absolute difference of two arrays.
+
+    If they hold neither real numbers nor bools, it is 1 if any value differs, and else 0.
+    """
     if np.shape(one) != np.shape(other):
         raise ParityError(f"LiteRT's output has shape {np.shape(other)}, expected {np.shape(one)}.")
     if one.dtype.kind not in "fiub":

@@ -1,4 +1,4 @@
-"""The numbers in logs, and what is wrong with values that cannot be used."""
+"""Finds the numbers in logs, and describes the values that cannot be used."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Sightings:
         return self._monitor.startswith("val_") and not self._has_validated
 
     def __str__(self) -> str:
-        """Say what is wrong with the metric, and what to write instead."""
+        """Return a text that says why the metric cannot be used, and what to write instead."""
         named = f"The monitored metric {self._monitor!r}"
         others = f"Available are {sorted(self._available)}."
         if self.is_missing:

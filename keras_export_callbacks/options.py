@@ -28,7 +28,11 @@ OnlyIf = Callable[[Mapping[str, float]], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The arguments that `Exporter` and the callbacks have in common. They describe them."""
+    """The arguments that `Exporter` and the callbacks have in common.
+
+    The docstring of `Exporter` describes them. `has_metric` says whether `keep` can take its
+    metric from a callback.
+    """
 
     endpoints: Endpoints
     keep: int | RetentionPolicy | None

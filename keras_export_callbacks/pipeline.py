@@ -1,7 +1,8 @@
-"""The training thread's half of an export: a moment → the model's state → `publisher`.
+"""The half of an export that runs on the training thread.
 
-`Exporter` and the callbacks export through a `Pipeline`. It reads the state, hands it
-to the background half in `publisher`, and reports the failures of both halves.
+`Exporter` and the callbacks export through a `Pipeline`. It reads the state at a moment in
+training, hands it to the background half in `publisher`, and reports the failures of both
+halves.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .triggers import Moment
 
 _T = TypeVar("_T")
 
-# In seconds. A longer wait is worth a warning; the manifest records every wait.
+# In seconds. A longer wait is worth a warning. The manifest records every wait.
 _NOTICEABLE = 1.0
 
 
@@ -99,7 +100,7 @@ class Pipeline:
         )
 
     def steps_taken(self) -> int | None:
-        """Return the number of steps that the optimizer has taken; None without optimizer.
+        """Return the number of steps that the optimizer has taken, or None without optimizer.
 
         Only this count is right for every `steps_per_execution`. The `batch` argument
         of Keras's hooks runs ahead of it.
@@ -178,7 +179,7 @@ class Pipeline:
             unpublished.set_exception(failure)
             return unpublished
         if not is_publisher:
-            # It had to take part above: all workers read the variables that they share.
+            # It had to take part above, because all workers read the variables that they share.
             unpublished.cancel()
             return unpublished
         stall = time.perf_counter() - moment.since + self._prepared
@@ -188,9 +189,10 @@ class Pipeline:
         return self._publisher.submit(state, Request(moment, reason, weights, stall))
 
     def declines(self, moment: Moment) -> bool:
-        """Return whether `only_if` keeps an export that is due from being made.
+        """Return whether `only_if` prevents an export that is due.
 
-        If the function raises an error, it is reported like a failed export.
+        An error of the function prevents the export too, and is reported like a failed
+        export. If the function only misses a metric, a warning tells so once.
         """
         if self._options.only_if is None:
             return False
@@ -210,12 +212,12 @@ class Pipeline:
                 self.fail(as_export_error("`only_if` failed, so nothing was exported", error))
             return True
         if not answer and (moment.epoch is None or moment.epoch != self._declined):
-            self._declined = moment.epoch  # After seconds, it may be asked after each batch.
+            self._declined = moment.epoch  # With the unit "second", each batch may ask.
             self.say(moment.epoch, "not exported, because `only_if` returned False.")
         return not answer
 
     def _tell_of_missing(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Warn once that `only_if` reads a metric that is not there, as in a batch."""
+        """Warn once that `only_if` reads a metric that is missing, as it may be after a batch."""
         if name not in self._missed:
             self._missed.add(name)
             warnings.warn(
@@ -226,7 +228,7 @@ class Pipeline:
             )
 
     def say(self, epoch: int | None, text: str) -> None:
-        """Print a line about an epoch with ``verbose=1``, in the process that publishes."""
+        """Print a line about an epoch with ``verbose=1``, if this process publishes."""
         if self._options.verbose and self._backend.is_publisher(self.model):
             texts.say(texts.about(epoch, text))
 
@@ -338,7 +340,7 @@ _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
 @atexit.register
 def _tell_of_failures() -> None:
-    """Warn of exports that failed while the script ended, when nobody asks for them any more."""
+    """Warn of exports that failed while the script ended, because nobody asks for them then."""
     for pipeline in _pipelines:
         for failure in pipeline.unreported_failures():
             warnings.warn(f"An export failed while the process ended: {failure}", stacklevel=2)

@@ -49,13 +49,14 @@ from .worker import Worker
 ROOM = 10**9
 
 
-# Which versions a new one is compared with. If one of them is the same, it is not published.
+# The versions that a new one is compared with. If one of them is the same, the new one is not
+# published.
 Unless = Literal["newest", "any", "unchanged"]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a version is exported, and when it is dropped after all.
+    """The reason for an export, and the conditions under which its version is dropped.
 
     Attributes:
         text: String. The `reason` in the manifest.
@@ -65,9 +66,9 @@ class Reason:
             not a failure.
         unless: ``"newest"``, ``"any"``, ``"unchanged"`` or None. The version is dropped if
             the newest version, or any version, is of the same moment and has the same
-            variables. A training that resumes from a checkpoint repeats what came after
-            it. With ``"unchanged"`` it is dropped if the last version of this publisher
-            has the same variables.
+            variables. A training that resumes from a checkpoint repeats the steps after
+            it. With ``"unchanged"`` the version is dropped if the last version of this
+            publisher has the same variables.
     """
 
     text: str
@@ -144,7 +145,7 @@ class Publisher:
         """Publish a state after the states that were submitted before it."""
         snapshot_time = time.perf_counter()
         # The job takes the state out of this list. If the job fails, its error keeps this
-        # frame alive, and not the state.
+        # frame alive, but not the state.
         states = [state]
         self._last_size = size = state.snapshot.size
         self._in_flight.append(request)
@@ -187,10 +188,10 @@ class Publisher:
         return best
 
     def published_best(self, objective: Objective) -> float | None:
-        """Return the best value that any process has published in the base directory.
+        """Return the best value that any process has published in the base directory, or None.
 
-        In a search, only the versions of this attempt of the trial count. Returns None if
-        no version has the metric.
+        It is None if no version has the metric. In a search, only the versions of this
+        attempt of the trial count.
         """
         records, damage = self._directory.survey()
         self._warn_of(damage)
@@ -289,13 +290,13 @@ class Publisher:
         )
 
     def _check_changed(self, written: Written) -> None:
-        """Raise if the last version of this publisher has the same variables."""
+        """Raise an error if the last version of this publisher has the same variables."""
         for last in self.exports[-1:]:
             if _variables(last.files) == _variables(written.files):
                 raise _PublishedBeforeError(last)
 
     def _check(self, request: Request, record: ExportRecord) -> None:
-        """Raise `SupersededError` if a version is no longer wanted, or is already published."""
+        """Raise `SupersededError` if a version is not wanted any more, or is already published."""
         if not request.reason.is_wanted():
             raise SupersededError(
                 f"A version was not published to '{self._directory.path}', because another writer "
@@ -314,7 +315,11 @@ class Publisher:
         return self._reuse.with_variables_of(self._verified_version())
 
     def _verified_version(self) -> ExportRecord | None:
-        """Return the newest version, or None if it is damaged or its files cannot be linked."""
+        """Return the newest version, or None if it cannot be reused.
+
+        It cannot be reused if it is damaged, if a newer release wrote it, or if its files
+        cannot be linked.
+        """
         if not self._directory.store.can_link:
             return None
         record = self._directory.latest()
@@ -323,7 +328,7 @@ class Publisher:
         return None if version_problems(record.path) else record
 
     def _newest(self) -> ExportRecord | None:
-        """Return the newest version of this publisher, or else in the directory, or None."""
+        """Return the newest version of this publisher, or else of the directory, or None."""
         if self.exports:
             return self.exports[-1]
         with suppress(ExportError, OSError):
@@ -381,7 +386,7 @@ class Publisher:
 
 
 class _PublishedBeforeError(SupersededError):
-    """The same version is already there, as `record`."""
+    """Raised if the same version is already published, as `record`."""
 
     def __init__(self, record: ExportRecord) -> None:
         super().__init__(f"The same version is already published as '{record.path}'.")
@@ -409,7 +414,7 @@ def _best_of(records: Iterable[ExportRecord], objective: Objective) -> float | N
 
 
 def _compared(staged: Path, state: State) -> ParityInfo | None:
-    """Compare the artifact's outputs with the live endpoints' outputs, if there are any."""
+    """Compare the artifact's outputs with the live endpoints' outputs, if these are known."""
     if not state.expected:
         return None
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Read the state of a model at one moment, in milliseconds, on the training thread."""
+"""Reads the state of a model at one moment, in milliseconds, on the training thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class State:
         snapshot: The values of the variables.
         seconds: Float. How long training waited for the state, in seconds.
         expected: The outputs that the endpoints computed for the sample inputs.
-        skipped: Dict of signature names to the reasons why they are not compared.
+        skipped: Dict. The reason for each signature that is not compared, by its name.
         live_seconds: Float. The part of `seconds` that `expected` took.
     """
 
@@ -93,9 +93,9 @@ class StateSource:
             return plan.graph.signatures().keys()
 
     def left_out(self) -> list[str]:
-        """Return what `restore` needs to resume training, and the endpoints leave out.
+        """Return the lines that `endpoints` lacks to resume training from a version.
 
-        Call this after `prepare`. Each item is a line that exports what is missing.
+        Call this after `prepare`. Each line exports something that `restore` needs.
         """
         assert self._current is not None
         registration, optimizer = self._current.registration, self._optimizer
@@ -131,7 +131,7 @@ class StateSource:
         return State(snapshot, end - start, expected, probe.skipped, end - read)
 
     def _planner(self) -> Planner:
-        """Return the planner, after registering the endpoints again if variables changed.
+        """Return the planner. Register the endpoints again first if variables have changed.
 
         An optimizer, for example, creates its variables in the first step. If only the
         collections of variables changed, the traced endpoints are kept.

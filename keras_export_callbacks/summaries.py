@@ -1,4 +1,4 @@
-"""Write an `ExportRecord` to TensorBoard."""
+"""Writes an `ExportRecord` to TensorBoard."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SummaryWriter:
             returns it.
         base_dir: String. The absolute path of the base directory.
         parts: Int. The smallest number of parts of `base_dir` in the name of the run.
-        hyperparameters: Dict of values by name, of a trial in a search. They go to the
-            HParams dashboard.
+        hyperparameters: Dict. The hyperparameters of a trial in a search, by name. They go
+            to the HParams dashboard.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class SummaryWriter:
         return f"{self._directory}/{found[0]}" if found else None
 
     def _run(self) -> str:
-        """Return the directory of the run. A file there says which base directory it belongs to."""
+        """Return the directory of the run. A file in it has the path of the base directory."""
         parts = [part for part in self._base_dir.split("/") if part]
         for count in range(self._parts, max(self._parts, len(parts)) + 1):
             run = "/".join([self._log_dir, "exports", *parts[-count:]])

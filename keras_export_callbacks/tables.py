@@ -68,7 +68,7 @@ def printable(content: str) -> str:
 
 
 def _notes(versions: Sequence[int], records: Sequence[ExportRecord]) -> dict[int, list[str]]:
-    """Return what is special about each version."""
+    """Return the notes about each version, such as "newest"."""
     notes: dict[int, list[str]] = {version: [] for version in versions}
     if versions:
         notes[versions[-1]].append("newest")

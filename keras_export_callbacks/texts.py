@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def reason(record: ExportRecord) -> str:
-    """Return what triggered an export, such as ``improved, val_loss=0.25``."""
+    """Return the reason for an export, such as ``improved, val_loss=0.25``."""
     if record.value is None:
         return record.reason
     return f"{record.reason}, {record.monitor}={record.value:.6g}"
@@ -62,7 +62,7 @@ def line(record: ExportRecord) -> str:
 
 
 def compared(record: ExportRecord) -> str | None:
-    """Return one line about what was compared with the model. None if nothing was."""
+    """Return one line about the comparison with the model, or None if there was none."""
     if record.parity is None:
         return None
     skipped = record.parity.skipped
@@ -72,7 +72,7 @@ def compared(record: ExportRecord) -> str | None:
 
 
 def changes(before: Mapping[str, EndpointInfo], after: Mapping[str, EndpointInfo]) -> list[str]:
-    """Return what a client of the endpoints `before` may miss in the endpoints `after`."""
+    """Return the changes of endpoints that may break a client, as one text for each change."""
     found: dict[str, list[str]] = {}
     for name, was in sorted(before.items()):
         if name not in after:
@@ -99,11 +99,11 @@ def say(line: str) -> None:
 
 
 def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
-    """Return what was measured, what a version holds, and how it was compared.
+    """Return texts about the metrics and contents of a version, and its comparison, by name.
 
     Args:
         record: The record of the version.
-        mark: String to put before and after each name.
+        mark: String. It is put before and after each name.
     """
     return {
         **{f"metric {mark}{name}{mark}": f"{value:.6g}" for name, value in record.metrics.items()},
@@ -125,7 +125,7 @@ def contents(record: ExportRecord, mark: str = "") -> dict[str, str]:
 
 
 def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
-    """Return how a version was compared with the model, and what was not compared."""
+    """Return texts about the comparison of a version with the model, by name."""
     if record.parity is None:
         return {}
     allowed = record.parity.allowed
@@ -147,7 +147,7 @@ def _comparison(record: ExportRecord, mark: str) -> dict[str, str]:
 
 
 def signature(info: EndpointInfo, mark: str = "") -> str:
-    """Return what an endpoint takes and returns, with `mark` around each name."""
+    """Return a text about the inputs and outputs of an endpoint, with `mark` around each name."""
 
     def described(tensors: Mapping[str, TensorInfo]) -> str:
         return ", ".join(f"{mark}{name}{mark}: {_tensor(tensors[name])}" for name in tensors)

@@ -1,4 +1,4 @@
-"""When to export. The triggers keep no state: they say yes or no to a moment."""
+"""Triggers, which say whether to export at a moment in training. They keep no state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Moment:
         step: Int. The number of optimizer steps taken. None if nothing counts them.
         seconds: Float. The time of a monotonic clock, in seconds.
         epoch: Int. The index of the epoch, from 0. None outside epochs.
-        metrics: Dict of the finite scalars in the logs.
+        metrics: Dict. The finite scalars in the logs, by name.
         since: Float. When training began to wait for the export, by
             `time.perf_counter`.
     """
@@ -36,11 +36,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class EveryN:
-    """Export every `n` epochs, optimizer steps or seconds.
+    """Exports every `n` epochs, optimizer steps or seconds.
 
     Args:
-        n: A positive int. With the unit ``"second"``, any positive number.
-        unit: ``"epoch"``, ``"batch"`` or ``"second"``.
+        n: Int, or with the unit ``"second"`` also float. A positive number.
+        unit: String. ``"epoch"``, ``"batch"`` or ``"second"``.
     """
 
     n: float
@@ -89,7 +89,7 @@ class EveryN:
 
 @dataclass(frozen=True)
 class OnImprove:
-    """Export when a metric is better than the best value so far.
+    """Exports when a metric is better than the best value so far.
 
     Args:
         objective: The metric and its direction.

@@ -1,4 +1,4 @@
-"""Export from every trial of a KerasTuner search, and publish the best version.
+"""Exports from every trial of a KerasTuner search, and publishes the best version.
 
 This module needs an optional dependency: ``pip install "keras-export-callbacks[tuner]"``.
 """
@@ -32,8 +32,8 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
     tried again, it exports to the same directories, with a higher `attempt`.
 
     Args:
-        hypermodel: A `keras_tuner.HyperModel`, or a function that takes
-            hyperparameters and returns a compiled model.
+        hypermodel: `keras_tuner.HyperModel` or function. It makes the models of the trials.
+            A function takes hyperparameters and returns a compiled model.
 
     Raises:
         ExportTypeError: If `hypermodel` is neither of these.
@@ -121,13 +121,14 @@ class ExportTrials(keras_tuner.HyperModel):  # type: ignore[misc]  # KerasTuner 
 def publish_best(
     tuner: keras_tuner.Tuner, base_dir: str | os.PathLike[str], serving_dir: str | os.PathLike[str]
 ) -> ExportRecord:
-    """Publish the best version of the search's best trial as the next version elsewhere.
+    """Publish the best version of the search's best trial as the next one in `serving_dir`.
 
     The tuner's objective, or several objectives together, say which version is best. If
     the newest version in `serving_dir` is a copy of the best one, nothing is published.
 
     Args:
-        tuner: The tuner after its search. Another process may have reloaded it.
+        tuner: `keras_tuner.Tuner`. The tuner after its search. Another process may have
+            reloaded it.
         base_dir: String or `PathLike`. The `base_dir` of the export callback in the
             search.
         serving_dir: String or `PathLike`. The base directory that a model server polls.
@@ -192,7 +193,10 @@ def _tuner_callback(callbacks: list[Any]) -> Any:
 
 
 def _executions_per_attempt(tuner: Any) -> float:
-    """Return how often a tuner fits a trial per attempt; infinity for a tuner of the user's own."""
+    """Return how often a tuner fits a trial per attempt.
+
+    For a tuner of the user's own it is infinity, because it is unknown.
+    """
     is_own = not type(tuner).run_trial.__module__.startswith("keras_tuner.")
     return math.inf if is_own else int(tuner.executions_per_trial)
 

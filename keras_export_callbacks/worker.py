@@ -15,8 +15,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# How much lower the priority of the thread is. With 5 it gets a quarter of the share of a thread
-# that trains. With less, versions take minutes to appear on a machine that others use, too.
+# How much lower the priority of the thread is. With 5, the thread gets a quarter of a processor
+# that it shares with a thread that trains. With a smaller share, versions take minutes to appear
+# on a machine that others use too.
 _NICE = 5
 
 
@@ -44,7 +45,7 @@ class Worker(Generic[T]):
     def wait_for_room(self, size: int) -> None:
         """Wait until there is room for a job of this size.
 
-        Returns at once when a job calls it, because the job would wait for itself.
+        In a job, return at once, because the job would wait for itself.
         """
         with self._changed:
             if self._thread is not threading.current_thread():
@@ -78,7 +79,7 @@ class Worker(Generic[T]):
         return not self._waiting or waiting + size <= self._room
 
     def _enqueue(self, job: _Job[T]) -> bool:
-        """Give a job to the thread. Return False if no thread can be started for it."""
+        """Give a job to the thread. Return False if the job must run on the calling thread."""
         if not self._background:
             return False
         with self._changed:

@@ -1,7 +1,7 @@
-"""The calls into JAX and Keras's JAX trainer that have no public way, and the reason for each.
+"""Calls to private API of JAX and of Keras on JAX, each with the reason for it.
 
-Tried with JAX 0.10.2 and Keras 3.15; `tests/on_jax/test_private_calls.py` fails when one of
-them moves.
+They work with JAX 0.10.2 and Keras 3.15. `tests/on_jax/test_private_calls.py` fails if one of
+them changes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ STABLEHLO = "1.8.0"
 
 
 def portable_artifact(exported: Any) -> bytes:
-    """The module of a `jax.export.Exported`, as TensorFlow can read it.
+    """Return the module of a `jax.export.Exported` in a version that TensorFlow can read.
 
-    `mlir_module_serialized` is public, and from JAX 0.11.2 on of a newer version than
-    TensorFlow reads. No public way serializes for a chosen version.
+    `mlir_module_serialized` is public. From JAX 0.11.2 on, its version is newer than
+    TensorFlow can read. No public function serializes a module for a chosen version.
     """
     artifact = stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO)
     return bytes(artifact)
@@ -39,7 +39,8 @@ def plain_attention() -> Iterator[None]:
     For half precision on an accelerator, Keras chooses a fused kernel of that accelerator. A
     module for other devices cannot contain it. `flash_attention=False` is public, but a layer
     reads it when it is created, and there is no setting for `keras.ops.dot_product_attention`.
-    JAX multiplies float16 in a way that processors do not have, so it becomes float32 here.
+    For float16, JAX uses products that processors do not have. This function therefore
+    computes attention of float16 in float32.
     """
     attention = nn.dot_product_attention
 
@@ -61,8 +62,8 @@ def plain_attention() -> Iterator[None]:
 def synchronize(model: keras.Model) -> None:
     """Give the variables of a model in training their values.
 
-    While `fit` runs, the trainer has the values, and the variables have none. Keras
-    does this itself wherever a callback asks for its `model`; a loop may not.
+    While `fit` runs, the trainer has the values, and the variables have none. Keras does
+    this itself when a callback reads its `model`. A training loop does not always do it.
     """
     sync = getattr(model, "jax_state_sync", None)
     if sync is not None:
@@ -70,9 +71,10 @@ def synchronize(model: keras.Model) -> None:
 
 
 def trained_steps(model: keras.Model) -> Any | None:
-    """`optimizer.iterations` as the trainer has it, or None outside `fit`.
+    """Return the trainer's value of `optimizer.iterations`, or None if it does not hold one.
 
-    To synchronize all variables for one number would take a millisecond a batch.
+    Outside of `fit`, and after `synchronize`, the variable holds the value. Synchronizing all
+    variables for one number would take a millisecond per batch.
     """
     state = getattr(model, "_jax_state", None)
     if not state or getattr(model, "_jax_state_synced", True):
@@ -80,7 +82,7 @@ def trained_steps(model: keras.Model) -> Any | None:
     variables = state.get("optimizer_variables")
     if not variables:
         return None
-    # Scalars only: `iterations` may be computed from a count of batches.
+    # `iterations` may be computed from another scalar, such as a count of batches.
     pairs = zip(model.optimizer.variables, variables, strict=True)
     counts = [(variable, value) for variable, value in pairs if not variable.shape]
     with keras.StatelessScope(counts):
@@ -88,7 +90,7 @@ def trained_steps(model: keras.Model) -> Any | None:
 
 
 def is_compiled(fn: Any) -> bool:
-    """Whether `jax.jit` returned a function. Its class has no public name."""
+    """Return whether a function comes from `jax.jit`. The class of these has no public name."""
     return isinstance(fn, type(_compiled))
 
 
@@ -98,10 +100,10 @@ def _compiled() -> None:
 
 
 def held_array(variable: keras.Variable) -> Any:
-    """The array in a variable. `variable.value` may be cast, or another one in a scope.
+    """Return the array in a variable. `variable.value` may be cast, or come from a scope.
 
-    If each of several processes has a copy, it is that of this process. A program that gets
-    it does not need the others.
+    If each of several processes has a copy of the array, this is the copy of this process.
+    A program that uses it does not need the other processes.
 
     Raises:
         ExportError: If the variable has no array.

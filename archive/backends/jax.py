@@ -1,13 +1,13 @@
-"""Keras on JAX: variables are read between two steps, without a copy where that is possible.
+"""The JAX backend. It reads variables between two steps, without a copy where possible.
 
 JAX's arrays never change, but `fit` gives the buffers of a step's state to the next
-step, which may write into them. A NumPy view of an array in host memory keeps its
-buffer: XLA copies it then, instead of taking it over. Memory of an accelerator has no
-such views, so that one program copies everything there.
+step, which may write to them. A NumPy view of an array in host memory protects its
+buffer: while the view exists, XLA copies the buffer instead of taking it over. There are
+no such views of an accelerator's memory, so one program copies all arrays there.
 
-A SavedModel holds variables of TensorFlow. Each variable of Keras has a mirror, a
-`tf.Variable` that names a place in the checkpoint. Its value is that of the moment
-when it was made.
+A SavedModel holds TensorFlow variables. Each Keras variable therefore has a mirror. This
+is a `tf.Variable` that stands for it in the checkpoint. A mirror keeps the value that the
+variable had when the mirror was made or refreshed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from ._jax import held_array
 from .interface import Reading
 from .lowering import compiled, lowered
 
-# A mirror knows nothing but its own values, which may be old.
+# A trace reads the mirrors, and their values may be old.
 reads_live_values = False
 
-# `jax2tf` and its options are not used, and variables are found without being told.
+# This backend does not use `jax2tf`, and it finds the variables itself.
 ignored_options = frozenset({"jax2tf_kwargs", "is_static"})
 
-# Every process has what it needs to know, so that only one of them has to read.
+# Each process holds all values, so only one of them needs to read.
 reads_together = False
 
-# By the identity of a variable: its mirror; and by that of the mirror: the variable.
+# The mirror of each variable by the variable's `id`, and the variable by the mirror's `id`.
 _mirrors: dict[int, Any] = {}
 _sources: dict[int, weakref.ref[Any]] = {}
 
 
 def stored(variable: keras.Variable) -> Any:
-    """The mirror of a variable, made when it is first asked for."""
+    """Return the mirror of a variable. It is made at the first call."""
     mirror = _mirrors.get(id(variable))
     if mirror is None:
         with tf.init_scope():
@@ -59,7 +59,10 @@ def stored(variable: keras.Variable) -> Any:
 
 
 def _source(mirror: Any) -> keras.Variable | None:
-    """The variable that a mirror stands for, or None if there is none, or none any more."""
+    """Return the variable that a mirror stands for, or None if it does not exist any more.
+
+    For a `tf.Variable` that is not a mirror, return None.
+    """
     source = _sources.get(id(mirror))
     return None if source is None else source()
 
@@ -70,7 +73,7 @@ def _forget(variable: int, mirror: int) -> None:
 
 
 def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    """A function of TensorFlow that computes what `fn` does; `fn` itself if it is one."""
+    """Return a TensorFlow function that computes the same as `fn`. It may be `fn` itself."""
     if _jax.is_compiled(fn):
         raise ExportTypeError(
             f"Received {fn!r}, which `jax.jit` returned. It keeps the values that variables had "
@@ -82,7 +85,7 @@ def traceable(fn: Callable[..., Any], signature: Any) -> Callable[..., Any]:
 
 
 def program(fn: Callable[..., Any], trace: Any, args: Sequence[Any]) -> Callable[[], Any]:
-    """A function compiled for its arguments, which is much faster than its own code."""
+    """Return a compiled function, which is much faster than the Python code of `fn`."""
     return compiled(fn, tf.nest.map_structure(np.asarray, args))
 
 
@@ -97,36 +100,36 @@ def exact_products() -> AbstractContextManager[None]:
 
 
 def refresh(variables: Sequence[Any]) -> None:
-    """Let mirrors have the values of the variables that they stand for."""
+    """Copy the values of the live variables into their mirrors."""
     for mirror in variables:
         if (source := _source(mirror)) is not None:
             mirror.assign(_whole(held_array(source)))
 
 
 def reader(variables: Sequence[Any], tables: Sequence[Any]) -> JaxReader:
-    """A reader of the variables behind mirrors, of others of TensorFlow's, and of tables."""
+    """Return a reader of mutable tables, of the variables of mirrors, and of `tf.Variable`s."""
     return JaxReader(variables, tables)
 
 
 def synchronize(model: keras.Model) -> None:
-    """Give the variables of a model in training their values of this moment."""
+    """Give the variables of a model their current values while `fit` runs."""
     _jax.synchronize(model)
 
 
 def steps_taken(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
-    """How many steps a model's optimizer has taken."""
+    """Return the number of steps that the optimizer of a model has taken."""
     if optimizer is getattr(model, "optimizer", None):
         steps = _jax.trained_steps(model)
         if steps is not None:
             return int(steps)
     for variable in optimizer.variables:
         if not variable.shape:
-            held_array(variable)  # It raises an error that says what to do.
+            held_array(variable)  # Its error says what to do if there is no value.
     return int(optimizer.iterations)
 
 
 def check_distribution(model: keras.Model) -> None:
-    """Raise if no process has all of a model's variables."""
+    """Raise an error if no single process holds all variables of a model."""
     for variable in model.variables:
         array = held_array(variable)
         if isinstance(array, jax.Array) and not _is_readable(array):
@@ -138,22 +141,24 @@ def check_distribution(model: keras.Model) -> None:
 
 
 def is_publisher(model: keras.Model) -> bool:
-    """Whether this process is the first of those that train, or the only one."""
+    """Return whether this process trains alone, or is the first of several processes."""
     return bool(jax.process_index() == 0)
 
 
 class JaxReader:
-    """Reads what variables of Keras hold, and what TensorFlow's do.
+    """Reads Keras variables, `tf.Variable`s and mutable tables at one point in time.
 
     Args:
-        variables: mirrors, and `tf.Variable`s that stand for nothing else.
-        tables: mutable lookup tables.
+        variables: A sequence of mirrors, and of `tf.Variable`s that are not mirrors. For a
+            mirror, the reader reads its Keras variable.
+        tables: A sequence of mutable lookup tables.
     """
 
     def __init__(self, variables: Sequence[Any], tables: Sequence[Any]) -> None:
         sources = [_source(variable) for variable in variables]
         self._is_mirror = [source is not None for source in sources]
-        # A function that was traced with a variable goes on with it when its owner has another.
+        # The variables are kept here, because a trace still uses a variable after the variable's
+        # owner has replaced it.
         self._sources = [source for source in sources if source is not None]
         others = [
             variable
@@ -163,11 +168,11 @@ class JaxReader:
         self._others = tensorflow.StateReader(others, tables)
 
     def trace(self) -> None:
-        """Make the following reads fast."""
+        """Make later reads faster."""
         self._others.trace()
 
     def read(self) -> Reading:
-        """Read, on the thread that trains."""
+        """Read the values. This must be called on the training thread."""
         arrays = [held_array(source) for source in self._sources]
         kept, others = _keep(arrays), self._others.read()
 
@@ -184,7 +189,11 @@ def _copied(arrays: list[jax.Array]) -> list[jax.Array]:
 
 
 def _keep(arrays: Sequence[Any]) -> Callable[[], list[Any]]:
-    """Keep what arrays hold, whatever becomes of their buffers; gives it in host memory."""
+    """Keep the values of arrays, even if later steps write to their buffers.
+
+    Returns:
+        A function that returns the values in host memory.
+    """
     if all(_is_on_host(array) for array in arrays):
         views = [_whole(array) for array in arrays]
         return lambda: views
@@ -192,7 +201,9 @@ def _keep(arrays: Sequence[Any]) -> Callable[[], list[Any]]:
 
     def on_host() -> list[Any]:
         for copy in copies:
-            copy.copy_to_host_async()  # All at once. It waits for memory, so training does not.
+            # All copies start at once. This call waits for host memory, so it is made here, and
+            # not on the training thread.
+            copy.copy_to_host_async()
         return [_whole(copy) for copy in copies]
 
     return on_host
@@ -207,7 +218,7 @@ def _is_readable(array: jax.Array) -> bool:
 
 
 def _whole(array: Any) -> Any:
-    """An array in host memory, put together if it is spread over devices."""
+    """Return an array in host memory. Its parts may be spread over devices."""
     if not isinstance(array, jax.Array) or array.is_fully_replicated:
         return np.asarray(array)
     whole = np.empty(array.shape, array.dtype)

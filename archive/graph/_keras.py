@@ -16,7 +16,7 @@ from .._tensorflow import concrete_functions
 
 
 def fed_inputs(model: keras.Model) -> Any:
-    """The specs of the inputs that `fit` calls a model with, or None if they are unknown.
+    """Return the specs of the inputs that `fit` calls a model with, or None if unknown.
 
     A subclassed model records the shapes that it is called with, but not the dtypes.
     `model.train_function` is public, but the traced function inside it is not.

@@ -47,7 +47,7 @@ class Endpoint:
         return cls(name, fn, signature, function, returned=function)
 
     def renewed(self) -> Endpoint:
-        """The same endpoint with a new `tf.function`, so that it is traced again.
+        """Return the same endpoint with a new `tf.function`, so that it is traced again.
 
         A `tf.function` that its owner has traced is kept, because only its owner can
         trace it again.
@@ -57,7 +57,7 @@ class Endpoint:
         return replace(self, function=_function(self.name, self.fn, self.signature))
 
     def traces(self, options: tf.saved_model.SaveOptions | None) -> list[Any]:
-        """The traces that will be saved with `options`. The first one is the signature's.
+        """Return the traces that will be saved with `options`. The first is the signature's.
 
         Raises:
             ExportError: If the endpoint cannot be traced with its signature.
@@ -77,7 +77,7 @@ class Endpoint:
 
 
 def signature_of(name: str, trace: Any) -> Any:
-    """The function behind a signature: a trace whose outputs are flat.
+    """Return the function behind a signature. It is a trace whose outputs are flat.
 
     Raises:
         ExportValueError: If a signature cannot return what the trace returns.
@@ -95,7 +95,7 @@ def signature_of(name: str, trace: Any) -> Any:
 
 
 def _function(name: str, fn: Any, signature: Any) -> Any:
-    """A `tf.function` that computes `fn`, or `fn` itself if its owner has traced it."""
+    """Return a `tf.function` that computes `fn`, or `fn` itself if its owner has traced it."""
     if signature is not None:
         try:
             return _traceable(fn, signature)
@@ -130,7 +130,10 @@ def _misfit(name: str, signature: Any, error: Exception, hint: str = "") -> Expo
 
 
 def _hint(fn: Any, signature: Any) -> str:
-    """A hint for an error, if a function can be traced only for inputs of one size; else empty."""
+    """Return a hint for an error, or an empty text.
+
+    There is a hint if the function can be traced only for inputs of one size.
+    """
     fixed = tf.nest.map_structure(_fixed, signature)
     if signature is None or fixed == signature:
         return ""

@@ -25,7 +25,7 @@ from .model_call import ModelCall
 
 @dataclass(frozen=True)
 class HostState:
-    """What was found by a search.
+    """The result of a search.
 
     Attributes:
         layers: All layers, each once.
@@ -41,7 +41,10 @@ class HostState:
     is_of_keras: bool
 
     def dependencies(self) -> list[Any]:
-        """The objects that a trace depends on. If one of them is replaced, the trace is stale."""
+        """Return the objects that a trace depends on.
+
+        If one of them is replaced, the trace is stale.
+        """
         return [*self.resources, *(item for layer in self.layers for item in _identity(layer))]
 
 
@@ -49,8 +52,8 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
     """Find the layers, tables, assets and seeds that can be reached from `roots`.
 
     Args:
-        roots: Layers, trackable objects or functions. The search follows what a
-            function is bound to, what it closes over, and the globals that it uses.
+        roots: Layers, trackable objects or functions. From a function, the search goes on
+            to the object that it is bound to, its closure, and the globals that it uses.
     """
     resources: list[Any] = []
     layers: list[keras.Layer] = []
@@ -75,7 +78,7 @@ def find_host_state(roots: Iterable[Any]) -> HostState:
 
 
 def _is_of_keras(item: Any) -> bool:
-    """Whether `item` is code of Keras, or not code at all."""
+    """Return whether `item` is code of Keras, or not code at all."""
     if isinstance(item, keras.layers.Lambda):
         return False
     code = type(item) if isinstance(item, keras.Layer) else item
@@ -89,7 +92,7 @@ _LEAVES = (str, bytes, int, float, type(None), tf.Tensor, tf.Variable, keras.Var
 
 
 def _identity(layer: keras.Layer) -> Iterator[Any]:
-    """The objects that determine what a layer computes."""
+    """Yield the objects that determine what a layer computes."""
     yield from layer.variables
     yield bool(layer.trainable)
     yield renewal(layer)
@@ -100,7 +103,7 @@ def _identity(layer: keras.Layer) -> Iterator[Any]:
 
 
 def _held(item: Any) -> list[Any]:
-    """The objects that `item` holds and that may lead to a resource."""
+    """Return the objects that `item` holds and that may lead to a resource."""
     if isinstance(item, _LEAVES) or inspect.isclass(item) or inspect.ismodule(item):
         return []
     if isinstance(item, Mapping):
@@ -108,13 +111,13 @@ def _held(item: Any) -> list[Any]:
     if isinstance(item, list | tuple | set | frozenset):
         return list(item)
     if inspect.ismethod(item):
-        # The object may be of any class, so what it holds is added here.
+        # The object may be of any class, so its attributes are added here.
         return [item.__func__, item.__self__, *getattr(item.__self__, "__dict__", {}).values()]
     if inspect.isfunction(item):
         return _held_by_function(item)
     if isinstance(item, functools.partial):
         return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, weakref.ref):  # A `tf.function` of a method holds its object so.
+    if isinstance(item, weakref.ref):  # A `tf.function` of a method holds its object like this.
         return [item()]
     if isinstance(item, tf.types.experimental.PolymorphicFunction):
         return [item.python_function]
@@ -133,7 +136,7 @@ def _held_by_function(function: Any) -> list[Any]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """The names of globals and attributes in a function's code, and in functions inside it."""
+    """Yield the names of globals and attributes in a function's code, and in its functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

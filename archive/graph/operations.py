@@ -7,7 +7,7 @@ from typing import Any
 
 
 def operations(trace: Any, leading_to: Sequence[Any] | None = None) -> list[Any]:
-    """The operations in a trace and in the functions that it calls, as `NodeDef`s.
+    """Return the operations in a trace and in the functions that it calls, as `NodeDef`s.
 
     Args:
         trace: A traced function.
@@ -26,7 +26,7 @@ def operations(trace: Any, leading_to: Sequence[Any] | None = None) -> list[Any]
 
 
 def _names_before(tensors: Sequence[Any]) -> set[str]:
-    """The names of the operations that `tensors` depend on."""
+    """Return the names of the operations that `tensors` depend on."""
     names: set[str] = set()
     left = [tensor.op for tensor in tensors]
     while left:
@@ -38,7 +38,7 @@ def _names_before(tensors: Sequence[Any]) -> set[str]:
 
 
 def dtypes(nodes: Sequence[Any]) -> set[int]:
-    """The numbers of all dtypes that occur in `nodes`, as in TensorFlow's `DataType`."""
+    """Return the numbers of all dtypes in `nodes`, as in TensorFlow's `DataType`."""
     return {
         number
         for node in nodes

@@ -11,7 +11,7 @@ from ..errors import ExportValueError
 
 
 def flat_outputs(outputs: Any) -> dict[str, Any] | None:
-    """Nested `outputs` as one flat dict, or None if a signature can return them as they are.
+    """Return nested outputs as one flat dict, or None if a signature can return them as they are.
 
     A signature of a SavedModel returns tensors by name. TensorFlow itself names a
     single tensor, a flat sequence (``output_0``, …) and a flat dict.
@@ -25,7 +25,7 @@ def flat_outputs(outputs: Any) -> dict[str, Any] | None:
 
 
 def named_outputs(outputs: Any) -> dict[str, Any]:
-    """The outputs of an endpoint as a dict, by the names that its signature uses."""
+    """Return the outputs of an endpoint as a dict, by the names that its signature uses."""
     if (flat := flat_outputs(outputs)) is not None:
         return flat
     outputs = _by_field(outputs)
@@ -58,7 +58,10 @@ def check_outputs(name: str, outputs: Any) -> None:
 
 
 def _by_field(outputs: Any) -> Any:
-    """A named tuple as a dict, because its fields name the outputs. Other outputs stay the same."""
+    """Return a named tuple as a dict, because its fields name the outputs.
+
+    Other outputs stay the same.
+    """
     return (
         outputs._asdict() if isinstance(outputs, tuple) and hasattr(outputs, "_asdict") else outputs
     )

@@ -22,7 +22,7 @@ from .servable import SavedGraph, ServableGraph
 
 @dataclass
 class Plan:
-    """A traced graph, and what all its exports share.
+    """A traced graph, with its readers and its saved files, which all its exports share.
 
     Attributes:
         graph: The traced endpoints.
@@ -61,7 +61,7 @@ class Snapshot:
     progress: Reading | None = None
 
     def completed(self) -> Snapshot:
-        """The snapshot with the other state as it is now."""
+        """Return the snapshot with the other state as it is now."""
         return replace(self, progress=self.plan.progress.read())
 
     @property
@@ -71,13 +71,13 @@ class Snapshot:
 
 
 class Planner:
-    """Plans the export of what is registered, and traces it again only if the plan is stale.
+    """Makes a plan of what is registered, and makes it again only if it is stale.
 
     A plan is stale if endpoints, tracked objects, the set of variables, a `trainable`
     flag, the vocabulary of a layer, or the save options have changed.
 
     Attributes:
-        registration: What is registered.
+        registration: The endpoints, variables and objects to export.
     """
 
     def __init__(self, registration: Registration) -> None:
@@ -87,7 +87,7 @@ class Planner:
         self._options: dict[str, Any] | None = None
 
     def plan(self, options: tf.saved_model.SaveOptions | None = None) -> Plan:
-        """The current plan. A stale plan is made again, which may run the layers' code.
+        """Return the current plan. Make it again if it is stale, which may run the layers' code.
 
         Raises:
             ExportValueError: If there are no endpoints.
@@ -139,7 +139,7 @@ class Planner:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a plan was made from.
+    """The objects that a plan was made from.
 
     Attributes:
         behaviour: The objects that the endpoints' code depends on. If they change, the
@@ -153,7 +153,7 @@ class _Origin:
 
 
 def _content(options: tf.saved_model.SaveOptions | None) -> dict[str, Any] | None:
-    """The current contents of `options`, to compare with later ones."""
+    """Return the current contents of `options`, to compare them with later ones."""
     if options is None:
         return None
     names = [name for name in dir(options) if not name.startswith("_")]

@@ -1,4 +1,4 @@
-"""Silences what TensorFlow logs about a save, but only on the thread that saves."""
+"""Silences TensorFlow's log of a save, but only on the thread that saves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop log records below WARNING that this thread makes in a ``with`` block.
+    """Drop the log records below WARNING that this thread makes in a ``with`` block.
 
     `tf.saved_model.save` logs its progress at INFO through two loggers. Setting their
     level would silence the training thread as well, so this filters by thread.

@@ -1,4 +1,4 @@
-"""What was registered to be exported: endpoints, collections of variables, tracked objects."""
+"""The registration of what to export: endpoints, collections of variables, tracked objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIABLE_LISTS = ("variables", "trainable_variables", "non_trainable_variables")
 
 
 class Registration:
-    """What an `ExportArchive` was told to export.
+    """The endpoints, variables and objects that an `ExportArchive` exports.
 
     Attributes:
         endpoints: The endpoints by name, in the order of registration.
@@ -38,7 +38,7 @@ class Registration:
         self.optimizer: Any = None
 
     def variables(self, attribute: str) -> list[Any]:
-        """The current variables of all tracked layers, each once.
+        """Return the current variables of all tracked layers, each once.
 
         Args:
             attribute: One of `VARIABLE_LISTS`.
@@ -47,7 +47,7 @@ class Registration:
         return list({id(variable): variable for variable in found}.values())
 
     def lists(self) -> dict[str, list[Any]]:
-        """The current variables of every list and collection, by name.
+        """Return the current variables of every list and collection, by name.
 
         Raises:
             ExportValueError: If a collection holds something that is not a variable.
@@ -64,7 +64,7 @@ class Registration:
     def take_collections(self, other: Registration) -> bool:
         """Take over the collections of `other`, if that needs no new traces.
 
-        This needs no new traces if `other` is a later registration of the same endpoints
+        No new traces are needed if `other` is a later registration of the same endpoints
         and layers, and each collection only gained or only lost variables. Otherwise
         the endpoints of `other` may use other variables, and nothing is changed.
 
@@ -84,15 +84,15 @@ class Registration:
         return is_same
 
     def guessed(self) -> list[keras.Model]:
-        """The models whose input dtypes are a guess, because they are not known yet."""
+        """Return the models whose input dtypes are a guess, because they are not known yet."""
         return [model for model, _ in self._undeclared() if guesses_dtypes(model)]
 
     def has_other_dtypes(self) -> bool:
-        """Whether a model's input dtypes now differ from those that it was registered with."""
+        """Return whether a model was registered with other input dtypes than it has now."""
         return any(signature != model_signature(model) for model, signature in self._undeclared())
 
     def _undeclared(self) -> list[tuple[keras.Model, Any]]:
-        """The models that do not record the dtypes of their inputs, with their signatures."""
+        """Return the models that do not record the dtypes of their inputs, and their signatures."""
         return [
             (endpoint.fn.model, endpoint.signature)
             for endpoint in self.endpoints.values()
@@ -120,6 +120,6 @@ def check_variables(name: str, variables: Iterable[Any]) -> None:
 
 
 def _has_more_or_less(one: Iterable[Any], other: Iterable[Any]) -> bool:
-    """Whether one of two collections has all variables of the other."""
+    """Return whether one of two collections has all variables of the other."""
     ours, theirs = set(map(id, one)), set(map(id, other))
     return ours <= theirs or theirs <= ours

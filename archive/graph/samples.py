@@ -1,6 +1,6 @@
-"""A sample batch, as `fit` gives it to a model and as a client sends it to an endpoint.
+"""A sample batch, in the form that `fit` gives a model, and in that of a client's request.
 
-These two can differ. `fit` does not cast integers, even if the signature has another
+The two forms can differ. `fit` does not cast integers, even if the signature has another
 dtype. A client sends the dtypes of the signature. The comparison of a model with its
 artifact is meaningful only if each of them gets its own form of the sample.
 """
@@ -38,10 +38,11 @@ def known_sample(sample_inputs: Any) -> Iterator[None]:
 
 
 def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
-    """The dtypes that a model is called with, one per leaf of `specs`, or None if unknown.
+    """Return the dtypes that a model is called with, or None if they are unknown.
 
-    They are those of the batches of `fit`, or else of `known_sample`. The model casts
-    floats itself, so the dtype in `specs` is used for floats.
+    There is one dtype per leaf of `specs`. The dtypes are those of the batches of `fit`,
+    or else of `known_sample`. The model casts floats itself, so the dtype in `specs` is
+    used for floats.
 
     Args:
         model: A model that records the shapes that it is called with, but not the
@@ -52,7 +53,7 @@ def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
         ExportValueError: If the sample has other dtypes than the batches of `fit`.
     """
     fed, sample = _items(specs, fed_inputs(model)), _items(specs, _sample.get())
-    if not sample and isinstance(_sample.get(), Mapping):  # Perhaps by the names of endpoints.
+    if not sample and isinstance(_sample.get(), Mapping):  # It may be by endpoint.
         found = (_items(specs, each) for each in _sample.get().values())
         sample = next(filter(None, found), [])
     if fed and sample:
@@ -63,7 +64,10 @@ def call_dtypes(model: keras.Model, specs: Sequence[Any]) -> list[Any] | None:
 
 
 def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `specs` with its part of a batch; empty if the batch does not match `specs`."""
+    """Return each leaf of `specs` with its part of a batch.
+
+    The list is empty if the batch does not match `specs`.
+    """
     if source is None:
         return []
     try:
@@ -75,13 +79,16 @@ def _items(specs: Sequence[Any], source: Any) -> list[tuple[tf.TensorSpec, Any]]
 
 
 def _dtype(spec: tf.TensorSpec, item: Any) -> Any:
-    """The dtype of an array, or that of the spec for floats, because the model casts them."""
+    """Return the dtype of an array.
+
+    For floats it is the dtype of the spec, because the model casts them.
+    """
     dtype = tf.as_dtype(_as_array(item).dtype)
     return spec.dtype if dtype.is_floating else dtype
 
 
 def _tells_dtype(item: Any) -> bool:
-    """Whether `item` has a certain dtype. Python's numbers have none: they fit several."""
+    """Return whether `item` has a certain dtype. Python's numbers fit several dtypes."""
     is_array = not isinstance(item, list | tuple | _Scalar)
     return is_array or np.asarray(item).dtype.kind not in "bifu"
 
@@ -91,7 +98,10 @@ def _check_alike(
     fed: Sequence[tuple[tf.TensorSpec, Any]],
     sample: Sequence[tuple[tf.TensorSpec, Any]],
 ) -> None:
-    """Raise an error if a sample has other dtypes than `fit` feeds. Lists of numbers have none."""
+    """Raise an error if a sample has other dtypes than `fit` feeds.
+
+    Lists of numbers have no certain dtype, so they cause no error.
+    """
     for (spec, ours), (_, theirs) in zip(fed, sample, strict=True):
         wanted, given = _dtype(spec, ours), _dtype(spec, theirs)
         if wanted != given and _tells_dtype(theirs):
@@ -106,7 +116,7 @@ class Arguments:
     """The arguments of one call of an endpoint.
 
     Attributes:
-        live: The positional arguments, as `fit` would give them.
+        live: The positional arguments, as `fit` would pass them.
         sent: The same arguments, with the dtypes and ranks of the signature.
         inputs: The arrays in `sent`, by the names of the signature's inputs.
     """
@@ -155,7 +165,7 @@ def _leaves(specs: Any) -> list[tf.TensorSpec]:
 
 
 def _packed(specs: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
-    """`specs` with each `tf.TensorSpec` replaced by its tensor."""
+    """Return `specs` with each `tf.TensorSpec` replaced by its tensor."""
     left = iter(tensors)
     flat = [
         next(left) if isinstance(item, tf.TensorSpec) else item for item in tf.nest.flatten(specs)
@@ -165,7 +175,7 @@ def _packed(specs: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
 
 
 def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `specs` with its part of a sample.
+    """Return each leaf of `specs` with its part of a sample.
 
     Raises:
         ValueError: If the sample has another structure.
@@ -188,7 +198,7 @@ def _aligned(specs: Sequence[Any], sample_inputs: Any) -> list[tuple[tf.TensorSp
 
 
 def _pairs(spec: Any, sample: Any) -> Iterator[tuple[tf.TensorSpec, Any]]:
-    """Each leaf of `spec` with its part of a sample, in the order of `tf.nest`.
+    """Yield each leaf of `spec` with its part of a sample, in the order of `tf.nest`.
 
     Raises:
         ValueError: If the sample has another structure.
@@ -219,14 +229,17 @@ def _name_in(spec: Any, sample: Mapping[str, Any]) -> str:
 
 
 def _is_array(item: Any) -> bool:
-    """Whether `item` is a single array. A list of numbers is one, but a list of arrays is not."""
+    """Return whether `item` is a single array.
+
+    A list of numbers is a single array, but a list of arrays is not.
+    """
     if isinstance(item, list | tuple):
         return all(isinstance(part, list | tuple | _Scalar) and _is_array(part) for part in item)
     return True
 
 
 def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
-    """An array as `fit` gives it to the model. Only floats are cast."""
+    """Return an array as `fit` gives it to the model. Only floats are cast."""
     if not _tells_dtype(item) and spec.dtype != tf.string:
         return tf.convert_to_tensor(np.asarray(item).tolist(), spec.dtype)
     tensor = tf.convert_to_tensor(_as_array(item))
@@ -237,7 +250,7 @@ def _as_fitted(item: Any, spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def _as_array(item: Any) -> Any:
-    """`item` as an object with a shape and a dtype."""
+    """Return `item` as an object with a shape and a dtype."""
     if isinstance(item, keras.Variable):
         return item.value
     if tf.is_tensor(item) or isinstance(item, tf.TensorSpec | tf.Variable):
@@ -249,7 +262,7 @@ def _as_array(item: Any) -> Any:
 
 
 def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
-    """A tensor with the dtype and rank of the signature, as Keras would convert it."""
+    """Return a tensor with the dtype and rank of the signature, as Keras would convert it."""
     if tensor.dtype != spec.dtype:
         if tf.string in (tensor.dtype, spec.dtype):
             raise TypeError(f"'{name}' has dtype {spec.dtype.name}, received {tensor.dtype.name}")
@@ -271,7 +284,7 @@ def _as_sent(tensor: tf.Tensor, spec: tf.TensorSpec, name: str) -> tf.Tensor:
 
 
 def _loses(tensor: tf.Tensor, cast: tf.Tensor) -> bool:
-    """Whether a cast changed values. The rounding of floats does not count."""
+    """Return whether a cast changed values. The rounding of floats does not count."""
     if tensor.dtype.is_floating and cast.dtype.is_floating:
         return False
     back = tf.cast(cast, tensor.dtype)
@@ -292,7 +305,7 @@ def _check_shapes(
 
 
 def _brief(item: Any) -> str:
-    """The dtype and shape of an array, or the type of anything else."""
+    """Return the dtype and shape of an array, or the type of anything else."""
     if hasattr(item, "shape") and hasattr(item, "dtype"):
         return f"{tf.dtypes.as_dtype(item.dtype).name}{tuple(item.shape)}"
     return type(item).__name__

@@ -1,4 +1,4 @@
-"""The traced graph of an export: endpoints as functions, and the state that they need.
+"""The traced graph of an export, with the endpoints and the state that they need.
 
 A `ServableGraph` is traced once. All exports use it until something that it was
 traced from changes. Tracing runs Keras layers, so it must happen on the training
@@ -140,8 +140,8 @@ class ServableGraph:
     def save(self, directory: Path) -> SavedGraph:
         """Write a SavedModel without its variables. Return what later exports can reuse.
 
-        The variables are left out because training may go on meanwhile, which would mix
-        values of several steps. The caller writes those of a snapshot.
+        The variables are left out because training may go on meanwhile. The file would
+        then mix the values of several steps. The caller writes the values of a snapshot.
         """
         root = AutoTrackable()
         for name, variables in self.lists.items():
@@ -167,7 +167,7 @@ class ServableGraph:
         return [*self.measured, *self.progress]
 
     def signatures(self) -> dict[str, Signature]:
-        """All signatures, by name."""
+        """Return all signatures, by name."""
         endpoints = {SERVING_DEFAULT: self.endpoints[0]}
         endpoints |= {endpoint.name: endpoint for endpoint in self.endpoints}
         return {
@@ -177,14 +177,14 @@ class ServableGraph:
         }
 
     def describe(self) -> Mapping[str, str]:
-        """The arguments and outputs of each endpoint, as TensorFlow prints them."""
+        """Return the arguments and outputs of each endpoint, as TensorFlow prints them."""
         return {
             name: traces[0].pretty_printed_signature(verbose=True)
             for name, traces in self._traces.items()
         }
 
     def _save_options(self) -> tf.saved_model.SaveOptions:
-        """A copy of the save options, with function aliases that name the traces that are saved.
+        """Return a copy of the save options, with aliases of the traces that are saved.
 
         Users give aliases to the functions that `add_endpoint` returned.
         """
@@ -251,7 +251,7 @@ class ServableGraph:
         }
 
     def _described(self, variable: Any, key: str) -> VariableInfo:
-        """The description of a variable, with the path that Keras gives it if it is a weight."""
+        """Return the description of a variable. A weight has the path that Keras gives it."""
         return replace(described(self._weights.get(id(variable), variable)), key=key)
 
     def _saved(self, directory: Path, left_out: set[str]) -> SavedGraph:
@@ -305,15 +305,15 @@ class Signature:
 
 @dataclass(frozen=True)
 class SavedGraph:
-    """What all SavedModels of one graph have in common.
+    """The files and keys that all SavedModels of one graph have in common.
 
     Attributes:
         files: The files that are the same in all of them, by relative path.
         fingerprint: The contents of a `fingerprint.pb`. Each SavedModel has its own,
             because it holds the hash of the checkpoint.
         object_graph: The checkpoint's string entry that describes the objects.
-        measured_keys: The checkpoint keys of the measured variables, then those of the
-            keys and values of each table.
+        measured_keys: The checkpoint keys of the measured variables, and then, for each
+            table, of its keys and its values.
         progress_keys: The checkpoint keys of the other variables.
         steady: The checkpoint keys of variables that training is unlikely to change.
         endpoints: All signatures, by name.
@@ -329,7 +329,7 @@ class SavedGraph:
 
 
 def _exported(reachable: Iterable[Any], tracked: Sequence[Any], traces: Sequence[Any]) -> list[Any]:
-    """The resources that an endpoint captures, and those in `tracked`.
+    """Return the resources that an endpoint captures, and those in `tracked`.
 
     Layers hold other resources, such as the counts of an `adapt`. Nobody can use these in
     a SavedModel.
@@ -377,7 +377,10 @@ def _only_key(keys: Mapping[str, str]) -> str:
 
 
 def _table_keys(keys: Iterable[Mapping[str, str]]) -> list[str]:
-    """Two checkpoint keys per mutable table, for its keys and its values; none for other tables."""
+    """Return two checkpoint keys per mutable table, for its keys and for its values.
+
+    Other tables have no checkpoint keys.
+    """
     return [f"{key}-{part}" for of_one in keys for key in of_one.values() for part in _PARTS]
 
 

@@ -1,4 +1,4 @@
-"""Makes `tf.TensorSpec`s of other specs, finds the signature of a model, and names inputs."""
+"""Converts specs to `tf.TensorSpec`s, finds the signature of a model, and names inputs."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 
 def tensor_specs(input_signature: Any) -> Any:
-    """`input_signature` with every leaf as a `tf.TensorSpec`, in the same structure.
+    """Return `input_signature` with every leaf as a `tf.TensorSpec`, in the same structure.
 
     Args:
         input_signature: A list or tuple with one item per positional argument. Each
             item is a `tf.TensorSpec`, `keras.InputSpec`, `KerasTensor` or tensor, or
             these nested in lists, tuples and dicts. The first axis of a KerasTensor
-            or tensor is the batch, and becomes free. A leaf in a dict that has no name
-            of its own is named by its key.
+            or tensor is the batch, and becomes free. In a dict, a leaf without a name is
+            named by its key.
 
     Raises:
         ExportTypeError: If `input_signature` is not a list or tuple, or if it holds
-            something else than these specs.
+            anything other than these specs.
         ExportValueError: If a `keras.InputSpec` has no shape or no dtype, if a key of a
             dict is not a string, or if two inputs have the same name.
     """
@@ -52,7 +52,7 @@ def tensor_specs(input_signature: Any) -> Any:
 
 
 def model_signature(model: keras.Model) -> list[Any]:
-    """The signature of `model(inputs)`, or of `model(first, second, …)`.
+    """Return the signature of `model(inputs)`, or of `model(first, second, …)`.
 
     Inputs without a name are called ``inputs``, or ``inputs_0``, ``inputs_1``, … A
     subclassed model does not record the dtypes that it is called with. The signature
@@ -72,7 +72,7 @@ def model_signature(model: keras.Model) -> list[Any]:
 
 
 def guesses_dtypes(model: keras.Model) -> bool:
-    """Whether the dtypes in a model's signature are a guess, because they are unknown."""
+    """Return whether the dtypes in a model's signature are a guess, because they are unknown."""
     return not has_declared_inputs(model) and call_dtypes(model, _called_specs(model)) is None
 
 
@@ -93,7 +93,7 @@ def _model_signature(model: keras.Model) -> list[Any]:
 
 
 def check_input_names(name: str, inputs: Sequence[str]) -> None:
-    """Raise an error unless the inputs of endpoint `name` can have the names `inputs`.
+    """Raise an error if the inputs of endpoint `name` cannot have the names `inputs`.
 
     TensorFlow finds a wrong name only when it saves, long after training has begun.
 
@@ -121,7 +121,7 @@ def check_input_names(name: str, inputs: Sequence[str]) -> None:
 
 
 def endpoint_info(signature: Any) -> EndpointInfo:
-    """The names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
+    """Return the names, shapes and dtypes of the inputs and outputs of a `SignatureDef`."""
     return EndpointInfo(
         inputs={name: _info(signature.inputs[name]) for name in sorted(signature.inputs)},
         outputs={name: _info(signature.outputs[name]) for name in sorted(signature.outputs)},
@@ -182,7 +182,7 @@ def _check_dense(spec: keras.KerasTensor) -> None:
 
 
 def _check_names(declared: Any) -> None:
-    """Raise an error if an input is passed by the name of another input."""
+    """Raise an error if the name of an input is the key of another input."""
     if not isinstance(declared, Mapping):
         return
     for key, tensor in declared.items():
@@ -212,7 +212,7 @@ def _sequential_inputs(model: keras.Sequential) -> Any:
 
 
 def _called_specs(model: keras.Model) -> list[Any]:
-    """The specs of the call that built a model, all with the model's `input_dtype`."""
+    """Return the specs of the call that built a model, all with the model's `input_dtype`."""
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if any(shape is None for shape in shapes.values()):
@@ -259,7 +259,7 @@ def _check_dtype(model: keras.Model) -> None:
 
 
 def _from_shapes(shape: Any, dtype: str) -> Any:
-    """Unnamed specs from the recorded shapes of a call, nested as the call's argument was."""
+    """Return unnamed specs for the recorded shapes of a call, nested as its argument was."""
     if isinstance(shape, Mapping):
         return {key: _from_shapes(item, dtype) for key, item in shape.items()}
     if all(axis is None or isinstance(axis, int) for axis in shape):

@@ -1,1 +1,1 @@
-"""The test that an artifact computes what the model computes, before it is published."""
+"""The test, before publishing, that an artifact and the model compute the same outputs."""

@@ -1,4 +1,4 @@
-"""Load and run a SavedModel with TensorFlow's C library, without Python TensorFlow.
+"""Loads and runs a SavedModel with TensorFlow's C library, without Python TensorFlow.
 
 The C library is part of the TensorFlow wheel. Its stable API (``tensorflow/c/c_api.h``)
 calls the loader that TensorFlow Serving also uses (`LoadSavedModel`). `run_apart` loads

@@ -104,7 +104,7 @@ class _Call:
 
 
 class Watched:
-    """Detects whether an attribute of one of some Keras layers was set.
+    """Detects whether an attribute of any of its Keras layers was set.
 
     If no attribute was set, the layers still compute the same function. This is not true
     for users' own layers, which may depend on anything.
@@ -132,12 +132,12 @@ class Probe:
     Args:
         graph: The traced endpoints.
         sample_inputs: One batch, nested as the model takes it. If an endpoint takes several
-            arguments, this is a list or tuple with one item per argument. Or a dict of such
-            batches by the names of endpoints. A dict is one batch if its keys are also the
-            names of inputs of one endpoint.
+            arguments, this is a list or tuple with one item per argument. It may also be a
+            dict of such batches by the names of endpoints. A dict is one batch if its keys
+            are also the names of inputs of one endpoint.
 
     Attributes:
-        skipped: Dict of the names of signatures that are not compared to the reasons.
+        skipped: Dict. The reason for each signature that is not compared, by its name.
 
     Raises:
         ExportValueError: If no inference endpoint takes the sample.

@@ -2,8 +2,8 @@
 
 A checkpoint can lie in several data files, its shards. If all tensors of an earlier
 shard are unchanged, bit for bit, then the shard is hard-linked. All other
-tensors are written. Tensors that change together end up in the same shard,
-because a shard is split if only a part of it has changed.
+tensors are written. A shard is split if only a part of it has changed, so tensors that
+change together end up in the same shard.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _link(
             continue
         for key in same:
             del pending[key]
-    # Strings are encoded on disk, but numbers are stored as in memory. So they are kept apart.
+    # Strings are encoded on disk, but numbers are stored as in memory. Thus they are kept apart.
     strings = [key for key in pending if tensors[key].dtype == tf.string]
     numbers = [key for key in pending if tensors[key].dtype != tf.string]
     groups += _apart(numbers, {key for key in numbers if key in steady}, tensors)
@@ -107,7 +107,7 @@ def _link(
 def _apart(
     keys: list[str], steady: Collection[str], tensors: Mapping[str, tf.Tensor]
 ) -> list[list[str]]:
-    """The keys in one group, or in two if the steady ones are worth a shard of their own."""
+    """Return the keys in one group, or in two if the steady ones are worth their own shard."""
     sizes = {key: tensors[key].dtype.size * tensors[key].shape.num_elements() for key in keys}
     if sum(sizes[key] for key in steady) < _WORTH_SPLITTING * sum(sizes.values()):
         return [keys]

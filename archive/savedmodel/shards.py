@@ -45,7 +45,7 @@ class Shard:
     strings: Mapping[str, Any]
 
     def unchanged(self, tensors: Mapping[str, tf.Tensor]) -> list[str]:
-        """The keys of the tensors that equal, bit for bit, what the file holds now."""
+        """Return the keys of the tensors that are in the file now, with the same bits."""
         if not self.data.is_intact() or not self.data.info.size:
             return []
         try:
@@ -60,7 +60,7 @@ class Shard:
         return replace(self, data=data) if data else None
 
     def moved(self, root: Path, new_root: Path) -> Shard:
-        """The same shard after a directory above it was renamed from `root` to `new_root`."""
+        """Return the shard after a directory above it was renamed from `root` to `new_root`."""
         return replace(
             self, data=self.data.moved(root, new_root), index=self.index.moved(root, new_root)
         )
@@ -112,7 +112,7 @@ def write_shard(prefix: Path, tensors: Mapping[str, tf.Tensor]) -> Shard:
 
 
 def stored_shards(version_dir: Path, files: Mapping[str, FileInfo]) -> list[Shard]:
-    """The shards of a published version, whichever process wrote it.
+    """Return the shards of a published version, which any process may have written.
 
     Args:
         version_dir: The directory of a version that verifies.
@@ -145,7 +145,7 @@ def _stored_shard(version_dir: Path, number: int, data_name: str, data_info: Fil
 
 
 def _layout(tensors: Mapping[str, tuple[Any, Sequence[int]]]) -> tuple[dict[str, Place], int]:
-    """The place of each tensor in a shard, and the size of the shard.
+    """Return the place of each tensor in a shard, and the size of the shard.
 
     Numbers are stored one after the other, as in memory
     (``tensorflow/core/util/tensor_bundle/tensor_bundle.h``).
@@ -216,5 +216,5 @@ def _index(prefix: Path) -> Path:
 
 
 def _memory(tensor: tf.Tensor) -> Any:
-    """The bytes of a tensor. They are not copied if the tensor is in host memory."""
+    """Return the bytes of a tensor. They are not copied if the tensor is in host memory."""
     return np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8)

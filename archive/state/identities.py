@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 
 class Identities:
-    """A list of objects. It equals another list of the same objects in the same order.
+    """A list of objects that equals another list of the same objects in the same order.
 
     The objects are kept alive, so that Python does not reuse their `id` for others.
     """
@@ -33,5 +33,5 @@ def renew(item: Any) -> None:
 
 
 def renewal(item: Any) -> object:
-    """An object that stays the same until `item` is renewed."""
+    """Return an object that stays the same until `item` is renewed."""
     return _RENEWALS.get(item)

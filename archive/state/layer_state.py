@@ -1,8 +1,8 @@
 """Reads and puts back the state of layers that is not in variables.
 
-Such state is a vocabulary, bins, or what a layer derives from its variables when it
-is adapted. A trace holds all this as constants. A layer must therefore be traced again
-when its state was put back, and `identities.renew` marks such layers.
+Such state is a vocabulary, bins, or the values that a layer derives from its variables
+when it is adapted. A trace holds all this as constants. A layer must therefore be traced
+again when its state was put back, and `identities.renew` marks such layers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNKNOWN = "unknown"
 
 
 def read_layer(layer: keras.Layer) -> LayerState | None:
-    """The state of a layer besides variables, or None if this kind of layer has none."""
+    """Return the state of a layer besides variables, or None if this kind of layer has none."""
     if isinstance(layer, LOOKUPS):
         try:
             return _read_lookup(layer)
@@ -45,7 +45,7 @@ def read_layer(layer: keras.Layer) -> LayerState | None:
 
 
 def read_layers(layers: Mapping[str, keras.Layer]) -> LayerStates:
-    """The state of each of `layers` besides variables, by the same names, if it has any."""
+    """Return the state of the layers besides variables, by name, without those that have none."""
     states = {address: read_layer(layer) for address, layer in layers.items()}
     return {address: state for address, state in states.items() if state}
 
@@ -72,7 +72,7 @@ def put_back(layer: keras.Layer, state: LayerState) -> bool | None:
 
 
 def saves_more(layer: keras.Layer) -> bool:
-    """Whether a layer's own methods save more than its variables.
+    """Return whether a layer's own methods save more than its variables.
 
     Keras's ``.keras`` files hold this, but a version does not.
     """
@@ -130,7 +130,7 @@ def _put(layer: Any, state: LayerState) -> None:
 
 
 def _scalars(values: Any) -> tuple[Scalar, ...]:
-    """Values in a form that JSON can hold. Floats that are not finite become text."""
+    """Return values in a form that JSON can hold. Floats that are not finite become text."""
     items = [item.item() if isinstance(item, np.generic) else item for item in values]
     return tuple(
         str(item) if isinstance(item, float) and not math.isfinite(item) else item for item in items
@@ -144,7 +144,7 @@ def _saved(layer: keras.Layer) -> dict[str, Any]:
 
 
 def _is_own(layer: keras.Layer) -> bool:
-    """Whether loading a layer's variables does more than assign them.
+    """Return whether loading a layer's variables does more than assign them.
 
     Classes for which Keras itself overrides both loading and saving do not count. These
     methods handle quantized kernels. Loading what they saved would merge weights that

@@ -1,7 +1,7 @@
 """Pairs the variables of a model with those of a version, in order.
 
 Variables are paired by order, shape, dtype and the last part of their name. The
-names of layers may differ: they count up with every layer, may begin with the
+names of layers may differ. They count up with every layer, they may begin with the
 model's name, and users change them. `restore` warns of such a pair. It refuses the
 pair only if the model has the version's name at another place.
 """
@@ -38,7 +38,7 @@ class Match:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def joined(self, other: Match) -> Match:
-        """The result of both comparisons."""
+        """Return the result of both comparisons."""
         return Match(
             [*self.pairs, *other.pairs],
             [*self.problems, *other.problems],
@@ -49,10 +49,10 @@ class Match:
 def in_places(
     theirs: Sequence[VariableInfo], their_places: Sequence[str], our_places: Sequence[str]
 ) -> Sequence[VariableInfo]:
-    """The variables of a version in the order of the model, if both have the same addresses.
+    """Return the variables of a version in the order of the model's variables.
 
     The order differs if, for example, two lines of a constructor were exchanged since the
-    export. If the addresses differ, the order of the version is kept.
+    export. If the version and the model have different addresses, the order is kept.
 
     Args:
         theirs: The variables in the version.
@@ -68,7 +68,7 @@ def in_places(
 def trained_by(
     theirs: Sequence[VariableInfo], model: Sequence[VariableInfo], variables: Sequence[Any]
 ) -> list[Any]:
-    """The variables of a model for which the optimizer of a version had state.
+    """Return the variables of a model for which the optimizer of a version had state.
 
     Args:
         theirs: The optimizer's variables in the version.
@@ -145,7 +145,10 @@ def match_by_path(
 def _in_order_of_counts(
     ours: Sequence[VariableInfo], theirs: Sequence[VariableInfo]
 ) -> list[VariableInfo | None]:
-    """For each of our variables, one with the same path up to the numbers in it, or None."""
+    """Return a variable of the version for each of ours, or None.
+
+    The paths of the two may differ in the numbers that Keras adds to names.
+    """
     found: dict[int, VariableInfo] = {}
     for group in {(_uncounted(info.path), *_kind(info)) for info in ours}:
         our_places, candidates = (
@@ -163,7 +166,7 @@ def _in_order_of_counts(
 
 
 def _counts(info: VariableInfo) -> list[int]:
-    """The numbers that Keras added to the parts of a path, or 0 where it added none."""
+    """Return the numbers that Keras added to the parts of a path, or 0 where it added none."""
     counts = [_COUNT.search(part) for part in info.path.split("/")]
     return [int(count[0][1:]) if count else 0 for count in counts]
 
@@ -179,7 +182,7 @@ def match_optimizer(
         variables: The optimizer's variables.
         ours: The descriptions of the optimizer's variables, and those of the model's
             variables. The optimizer names its variables by the model's.
-        theirs: The same two for the version.
+        theirs: The descriptions of the same two in the version.
     """
     our_roles, their_roles = _roles(*ours), _roles(*theirs)
     infos = dict(zip(their_roles, theirs[0], strict=True))
@@ -200,11 +203,11 @@ def match_optimizer(
 
 
 def _roles(infos: Sequence[VariableInfo], model: Sequence[VariableInfo]) -> list[tuple[Any, ...]]:
-    """The purpose of each variable of an optimizer, and the model's variable that it is for.
+    """Return the purpose of each variable of an optimizer, and the model's variable it is for.
 
     Only a step count, the first variable of an optimizer, also has the optimizer's name
-    in its role. The other names are not reliable: a variable that is made late has the
-    name of an outer optimizer in front, or no name at all.
+    in its role. In the paths of other variables, this name is not reliable: a variable
+    that is made late has the name of an outer optimizer in front, or no name at all.
     """
     prefixes = {f"{info.path.replace('/', '_')}_": place for place, info in enumerate(model)}
     longest = sorted(prefixes, key=len, reverse=True)

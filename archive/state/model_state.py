@@ -21,7 +21,7 @@ from ..backends.backend import current_backend
 from .models import has_declared_inputs
 from .variable_index import VariableInfo
 
-# Their state is set by their own methods, see `layer_state`.
+# The methods of these layers set their state, see `layer_state`.
 LOOKUPS = (
     keras.layers.StringLookup,
     keras.layers.IntegerLookup,
@@ -37,7 +37,7 @@ _ENDS = (keras.metrics.Metric, *LOOKUPS)
 
 @dataclass(frozen=True)
 class ModelState:
-    """What was found in a model, by address.
+    """The state of a model, by address.
 
     Attributes:
         variables: All variables, including those of `model.variables`.
@@ -50,7 +50,7 @@ class ModelState:
     layers: dict[str, keras.Layer] = field(default_factory=dict)
 
     def addresses(self) -> dict[int, str]:
-        """The address of each variable, by the `id` of its `tf.Variable`."""
+        """Return the address of each variable, by the `id` of its `tf.Variable`."""
         return {id(raw_variable(item)): address for address, item in self.variables.items()}
 
 
@@ -64,7 +64,7 @@ def find_model_state(
             with their index in `roots`.
         with_optimizer: Whether to search optimizers too.
         optimizer: The optimizer to search in the place of the one that a model in `roots` is
-            compiled with. None stands for the latter.
+            compiled with. With None, the compiled one is searched.
     """
     found = ModelState()
     seen: dict[int, Any] = {}
@@ -92,19 +92,19 @@ def find_model_state(
 
 
 def is_mutable_table(resource: Any) -> bool:
-    """Whether `resource` is a lookup table whose contents can change."""
+    """Return whether `resource` is a lookup table whose contents can change."""
     return isinstance(
         resource, tf.lookup.experimental.MutableHashTable | tf.lookup.experimental.DenseHashTable
     )
 
 
 def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` that represents a variable in a SavedModel."""
+    """Return the `tf.Variable` that represents a variable in a SavedModel."""
     return current_backend().stored(variable) if isinstance(variable, keras.Variable) else variable
 
 
 def described(variable: Any, key: str = "") -> VariableInfo:
-    """The description of a Keras variable or `tf.Variable`, as an index has it."""
+    """Return the description of a Keras variable or `tf.Variable` for an index."""
     path = variable.path if isinstance(variable, keras.Variable) else variable.name
     shape = tf.TensorShape(variable.shape)
     sizes = () if shape.rank is None else tuple(shape.as_list())
@@ -112,7 +112,7 @@ def described(variable: Any, key: str = "") -> VariableInfo:
 
 
 def apart_from(variables: Mapping[str, Any], listed: Iterable[Any]) -> dict[str, Any]:
-    """The items of `variables` whose variable is not in `listed`."""
+    """Return the items of `variables` whose variable is not in `listed`."""
     known = {id(raw_variable(variable)) for variable in listed}
     return {
         address: variable

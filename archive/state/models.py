@@ -31,7 +31,7 @@ def check_optimizer(optimizer: object) -> None:
     """Raise an error unless `optimizer` is an optimizer of Keras 3.
 
     Raises:
-        ExportTypeError: If it is not one.
+        ExportTypeError: If `optimizer` is anything else.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ExportTypeError(
@@ -41,17 +41,17 @@ def check_optimizer(optimizer: object) -> None:
 
 
 def is_of_keras_2(item: object) -> bool:
-    """Whether `item` is of a class of the package `tf_keras`, or of a subclass."""
+    """Return whether `item` is of a class of the package `tf_keras`, or of a subclass."""
     return any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(item).__mro__)
 
 
 def has_call(model: keras.Model) -> bool:
-    """Whether a model can be called. A model with its own `train_step` may have no `call`."""
+    """Return whether a model has a `call`. A model with its own `train_step` may have none."""
     return type(model).call is not keras.Model.call
 
 
 def has_declared_inputs(item: Any) -> bool:
-    """Whether `item` is a model that was built from its inputs, not a subclassed model."""
+    """Return whether `item` is a model that was built from its inputs, not a subclassed model."""
     if isinstance(item, keras.Sequential):
         return True
     try:
@@ -63,7 +63,7 @@ def has_declared_inputs(item: Any) -> bool:
 def check_call(model: keras.Model) -> None:
     """Raise an error unless a model can be called.
 
-    The error shows the line that exports a part of the model instead.
+    The message shows the line that exports a part of the model instead.
 
     Raises:
         ExportValueError: If the model has no `call`.
@@ -81,7 +81,7 @@ def check_call(model: keras.Model) -> None:
 
 
 def is_built(layer: keras.Layer) -> bool:
-    """Whether a layer has its variables.
+    """Return whether a layer has its variables.
 
     Keras never marks a model without a `call` as built, so this checks its layers.
     """

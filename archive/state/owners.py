@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from .identities import Identities
 
-# Objects and functions of these modules do not lead to variables of the user.
+# Objects and functions of these modules do not lead to the user's variables.
 _FOREIGN = {
-    *sys.stdlib_module_names - {"argparse", "types"},  # Namespaces do.
+    *sys.stdlib_module_names - {"argparse", "types"},  # Their namespaces do.
     *("jax", "keras", "keras_export_callbacks", "numpy", "pandas", "tensorflow", "torch"),
 }
 
@@ -36,7 +36,7 @@ _MAX_VISITS = 20_000
 
 
 class _Kind(Enum):
-    """How the search treats objects of a type."""
+    """A way in which the search treats the objects of a type."""
 
     VARIABLE = auto()
     OWNER = auto()
@@ -48,11 +48,11 @@ class _Kind(Enum):
 
 
 def owned_variables(roots: Iterable[Any]) -> Identities:
-    """The variables of all optimizers, layers, metrics and lists that `roots` can reach.
+    """Return the variables of all optimizers, layers, metrics and lists that `roots` can reach.
 
     Args:
-        roots: Models and functions. The search follows what a function is bound to,
-            what it closes over, and the globals that it uses.
+        roots: Models and functions. From a function, the search goes on to the object that
+            it is bound to, its closure, and the globals that it uses.
     """
     found: list[Any] = []
     kinds: dict[type, _Kind] = {}
@@ -80,7 +80,7 @@ def owned_variables(roots: Iterable[Any]) -> Identities:
 
 
 def _kind_of(item: Any) -> _Kind:
-    """How the search treats `item`. This is the same for all objects of its type."""
+    """Return how the search treats `item` and all other objects of its type."""
     if isinstance(item, keras.Variable | tf.Variable):
         return _Kind.VARIABLE
     if isinstance(item, keras.optimizers.Optimizer | keras.Metric):
@@ -97,7 +97,7 @@ def _kind_of(item: Any) -> _Kind:
 
 
 def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
-    """The objects that `item` holds."""
+    """Return the objects that `item` holds, as far as the search goes on to them."""
     if kind is _Kind.CONTAINER:
         items = item.values() if isinstance(item, dict) else item
         is_data = len(items) > _MAX_ITEMS and _kind_of(next(iter(items))) is not _Kind.VARIABLE
@@ -119,7 +119,7 @@ def _parts(item: Any, kind: _Kind) -> Iterable[Any]:
 
 @functools.cache
 def _bookkeeping() -> frozenset[str]:
-    """The attributes that Keras gives every model, except the one with the model's layers.
+    """Return the attributes that Keras gives every model, except the one with the model's layers.
 
     They hold each layer, and each call of a layer, many times. They hold no optimizer.
     """
@@ -149,7 +149,7 @@ def _held_by(function: FunctionType) -> Iterable[Any]:
 
 
 def _names(code: CodeType) -> Iterable[str]:
-    """The names of globals and attributes in a function's code, and in functions inside it."""
+    """Yield the names of globals and attributes in a function's code, and in its functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

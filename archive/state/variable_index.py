@@ -1,4 +1,4 @@
-"""The index of a version: which variable has which key in the checkpoint.
+"""The index of a version, which tells the key of each variable in the checkpoint.
 
 A SavedModel names its variables by their place in the object graph. Putting them back
 into a model needs the model's own names, in order. The index keeps these in
@@ -71,7 +71,7 @@ def write_index(directory: Path, index: VariableIndex, layers: LayerStates) -> N
 
 
 def read_index(directory: Path) -> VariableIndex:
-    """The index of the version in `directory`.
+    """Return the index of the version in `directory`.
 
     Raises:
         DamagedVersionError: If there is no index, or if it cannot be read.
@@ -85,7 +85,9 @@ def read_index(directory: Path) -> VariableIndex:
 
 
 def read_layers(directory: Path) -> LayerStates:
-    """The other state of the layers of the version in `directory`; empty for old versions.
+    """Return the other state of the layers of the version in `directory`.
+
+    Old versions have none.
 
     Raises:
         DamagedVersionError: If the state cannot be read.

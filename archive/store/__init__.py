@@ -2,7 +2,7 @@
 
 `store.py` has the interface of a store, and `open_store`, which chooses the store for a
 path. `local.py` is the store in a local directory. It renames a version into place, or
-uses `copying.py` where directories cannot be renamed. `bucket.py` is the store in a
+uses `copying.py` where directories cannot be renamed. `buckets/` is the store in a
 bucket. `staging.py` has the locks of writers, and deletes what dead writers left.
 
 The other modules are the same for every store: `record.py` has the manifest, `publish.py`

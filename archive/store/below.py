@@ -1,4 +1,4 @@
-"""Find base directories below a directory, for messages about one without versions."""
+"""Find base directories below a directory, for messages about a directory without versions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .remote import VersionPath
 from .store import Store, open_store
 from .versions import parse
 
-# How many levels below the directory, and how many directories, are looked at. In a bucket,
-# each takes a request or two.
+# How many levels below the directory are searched, and how many directories. In a bucket, each
+# directory takes a request or two.
 _DEPTH = 3
 _MOST, _MOST_IN_BUCKET = 1000, 50
 
@@ -21,12 +21,15 @@ _NAMED = 3
 
 
 def no_versions(store: Store) -> str:
-    """Return the message about a directory without versions. It names those below with some."""
+    """Return the message about a directory without versions. It names base directories below."""
     return f"There are no versions in '{store.root}'.{versions_below(store)}"
 
 
 def versions_below(store: Store) -> str:
-    """Return a sentence, after a space, that names base directories below. It may be empty."""
+    """Return a sentence that names base directories below, or an empty text if there are none.
+
+    The sentence begins with a space.
+    """
     left = iter(range(_MOST if store.can_link else _MOST_IN_BUCKET))
     below = list(itertools.islice(_bases_below(store, _DEPTH, left), _NAMED + 1))
     if not below:

@@ -69,7 +69,11 @@ def download(version: Files, to: Path, progress: Progress = no_progress) -> Path
 
 @contextlib.contextmanager
 def local_copy(path: VersionPath) -> Iterator[Path]:
-    """The local directory of a version. Of a version elsewhere, a verified copy for a while."""
+    """Yield a local directory with a version.
+
+    If the version is not in the local file system, this is a verified copy. The copy is
+    deleted after the ``with`` block.
+    """
     if isinstance(path, Path):
         yield path
         return

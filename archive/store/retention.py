@@ -52,7 +52,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class KeepLatest(RetentionPolicy):
-    """Keep the `n` newest versions.
+    """Keeps the `n` newest versions.
 
     Args:
         n: Int. The number of versions to keep, at least 1.
@@ -76,7 +76,7 @@ class KeepLatest(RetentionPolicy):
 
 @dataclass(frozen=True)
 class KeepBest(RetentionPolicy):
-    """Keep the `n` versions with the best values of a metric.
+    """Keeps the `n` versions with the best values of a metric.
 
     If two values are equal, the older version counts as better. This policy does not
     keep versions whose manifest lacks the metric, or that a rollback has withdrawn. A copy
@@ -133,7 +133,7 @@ class KeepBest(RetentionPolicy):
 
 @dataclass(frozen=True)
 class KeepAny(RetentionPolicy):
-    """Keep the versions that any of `policies` keeps. ``|`` returns a `KeepAny`.
+    """Keeps the versions that any of `policies` keeps. ``|`` returns a `KeepAny`.
 
     Args:
         policies: Tuple of retention policies.

@@ -26,18 +26,18 @@ def in_thread(function: Callable[[], _T]) -> Future[_T]:
     try:
         thread.start()
     except RuntimeError:
-        run()  # Python 3.12 starts no threads when the main thread has ended.
+        run()  # Python 3.12 starts no threads after the main thread has ended.
     return future
 
 
 def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[_T]:
     """Call functions on threads, and return their results in the same order.
 
-    The first error is raised. Functions that were not called by then are not called.
+    If one of the functions raises an error, this function raises it too, and calls no others.
 
     Args:
-        functions: the functions.
-        width: how many of them run at the same time. A width of 1 needs no threads.
+        functions: The functions.
+        width: How many of them run at the same time. A width of 1 needs no threads.
     """
     if width == 1:
         return [function() for function in functions]
@@ -53,7 +53,7 @@ def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[
             try:
                 results[index] = function()
             except BaseException:
-                left.clear()  # After an error, no thread begins anything new.
+                left.clear()  # After an error, no thread calls another function.
                 raise
 
     count = len(left)
@@ -62,5 +62,5 @@ def side_by_side(functions: Iterable[Callable[[], _T]], width: int = 8) -> list[
         for future in running:
             future.result()
     finally:
-        left.clear()  # Nor after Ctrl-C.
+        left.clear()  # The same holds after Ctrl-C.
     return [results[index] for index in range(count)]

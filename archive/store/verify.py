@@ -57,7 +57,7 @@ def without_manifest(version_dir: VersionPath) -> str:
 
 
 def unverifiable(record: ExportRecord) -> str:
-    """Return the message about a version whose manifest has files that cannot be read."""
+    """Return the message about a version whose manifest has an unreadable list of files."""
     return (
         f"the files of '{record.path}' cannot be verified: a later version of this library wrote "
         f"its manifest (schema {record.schema}). Upgrade keras-export-callbacks"

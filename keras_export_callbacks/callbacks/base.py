@@ -23,7 +23,7 @@ from .search import check_no_search
 
 
 class ExportCallback(Keras3Callback):
-    """A callback that decides in some of Keras's hooks whether to export.
+    """The base of callbacks that decide in some of Keras's hooks whether to export.
 
     Args:
         base_dir: String or `PathLike`. The directory for the versions.
@@ -32,7 +32,7 @@ class ExportCallback(Keras3Callback):
 
     def __init__(self, base_dir: str | os.PathLike[str], options: ExportOptions) -> None:
         super().__init__()
-        # Kept for every model: the store knows which numbers were given out.
+        # The store stays the same for every model, because it knows which numbers are taken.
         self._store = open_store(base_dir)
         self.root_dir = self.base_dir = self._store.root
         self._options = options
@@ -40,12 +40,12 @@ class ExportCallback(Keras3Callback):
         self._trial: TrialInfo | None = None
         self._earlier: list[ExportRecord] = []
         self._epoch: int | None = None
-        # The number of batches that have begun, until `_prepare` has run. Then it is None.
+        # The number of batches that have begun. It is None after `_prepare` has run.
         self._batches: int | None = None
         self._held: Future[State] | None = None
         self._is_resumed = False
         self._is_told_of_resuming = False
-        # How many versions there were when training started, and why there is none since.
+        # The number of versions when training started, and the reason if there is none since.
         self._count = 0
         self._reason_for_none = ""
         self._is_copy = False
@@ -62,8 +62,8 @@ class ExportCallback(Keras3Callback):
     def exports(self) -> list[ExportRecord]:
         """The `ExportRecord`s of all versions published so far, oldest first.
 
-        Waits for versions that are still being written. After `fit` all are written,
-        unless an exception ended it.
+        Reading this attribute waits for versions that are still being written. After
+        `fit` all are written, unless an exception ended it.
         """
         if self._pipeline is None:
             return list(self._earlier)
@@ -109,7 +109,7 @@ class ExportCallback(Keras3Callback):
                 self._prepare()
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Hold the weights that validation runs on, until the epoch ends.
+        """Hold the weights that validation uses until the epoch ends.
 
         Every callback's `on_test_begin` has run by now, in any order. A callback may have
         put in other weights there, and may take them out when validation ends.
@@ -134,7 +134,7 @@ class ExportCallback(Keras3Callback):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy keeps: the options and records, but no model and no threads."""
+        """Return the state of a copy: the options and records, but no model and no threads."""
         state = self.__dict__.copy()
         state.update(
             _earlier=self.exports,
@@ -171,7 +171,7 @@ class ExportCallback(Keras3Callback):
         self._export(moment, self._due(moment))
 
     def _export(self, moment: Moment, reason: Reason | None) -> bool:
-        """Export if there is a reason, and if `only_if` allows it. Return whether it was so.
+        """Export if there is a reason, and if `only_if` allows it. Return whether both are true.
 
         If weights were held for validation, these are exported.
         """
@@ -186,7 +186,7 @@ class ExportCallback(Keras3Callback):
 
     @property
     def _unless(self) -> Unless:
-        """Which versions an export may repeat. It is dropped if it is the same as one of them.
+        """The versions that an export may repeat. It is dropped if it equals one of them.
 
         A resumed training may repeat any version after its checkpoint. A training that
         starts anew may repeat the newest one, if it was killed before a checkpoint.
@@ -205,12 +205,12 @@ class ExportCallback(Keras3Callback):
             pipeline.finish()
 
     def _begin(self, moment: Moment) -> None:
-        """Called when training starts, sometimes twice."""
+        """Prepare for training. This is called when training starts, sometimes twice."""
 
     def _may_want_validated(self) -> bool:
         """Return whether this epoch may end with an export of the weights that were validated."""
         raise NotImplementedError
 
     def _due(self, moment: Moment) -> Reason | None:
-        """Return why an export is due now, or None if it is not."""
+        """Return the reason for an export that is due now, or None if none is due."""
         raise NotImplementedError

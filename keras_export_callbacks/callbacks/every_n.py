@@ -1,4 +1,4 @@
-"""`ExportEveryN`, which exports every n epochs, steps or seconds."""
+"""`ExportEveryN` exports every n epochs, steps or seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import ExportCallback
 
 
 class ExportEveryN(ExportCallback):
-    """Publish a servable version every n epochs, steps or seconds of `model.fit`.
+    """Publishes a servable version every n epochs, steps or seconds of `model.fit`.
 
     A version holds an inference endpoint, a training endpoint and the optimizer's
     variables, unless you pass other `endpoints`. Training waits while the endpoints are
@@ -29,50 +29,50 @@ class ExportEveryN(ExportCallback):
     Args:
         base_dir: String or `PathLike`. The directory for the versions, which a model
             server polls.
-        n: The number of epochs, steps or seconds from one export to the next. A
-            positive int, or with the unit ``"second"`` any positive number.
-        unit: ``"epoch"`` exports after the epochs n, 2n, … of each `fit`, as Keras
-            counts them. ``"batch"`` exports after every n-th optimizer step, counted
-            over all calls of `fit`. If `steps_per_execution` is larger than 1, the
-            export happens in the first hook at or after that step. ``"second"``
-            exports at the first end of a batch or epoch that is at least n seconds
-            after the last export, or after the start of the first `fit`.
+        n: Int, or with the unit ``"second"`` also float. The number of epochs, steps or
+            seconds from one export to the next. It must be positive.
+        unit: String. ``"epoch"`` exports after the epochs n, 2n, … of each `fit`, as Keras
+            counts them. ``"batch"`` exports after every n-th optimizer step, counted over
+            all calls of `fit`. If `steps_per_execution` is larger than 1, the export happens
+            in the first hook at or after that step. ``"second"`` exports at the first end of
+            a batch or epoch that is at least n seconds after the last export, or after the
+            start of the first `fit`.
         at_end: Bool. With True, also export the model as `fit` leaves it, unless the last
             version already holds that state. If `EarlyStopping` restores the best
             weights, put this callback after it to export them.
-        endpoints: Function ``(archive, model)`` that registers what to export. The
-            default is `standard_endpoints`.
-        keep: Which versions to keep after each export. None keeps all, and an int
-            keeps that many of the newest. Retention policies, such as `KeepLatest`
-            and `KeepBest`, can be combined with ``|``.
-        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+        endpoints: Function ``(archive, model)``. It registers what to export. The default
+            is `standard_endpoints`.
+        keep: Int or retention policy. The versions to keep after each export. None keeps
+            all, and an int keeps that many of the newest. Retention policies, such as
+            `KeepLatest` and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool``. It is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
             exported. If it reads a metric that is missing then, nothing is exported either,
             with a warning the first time.
-        extra_files: Dict of names to the files that each version gets below
-            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
-            Path) -> bytes`` that is called with the complete SavedModel, on the thread
-            that writes the version. If it raises an error, the export fails.
-            `keras_export_callbacks.formats` has such functions.
-        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
+        extra_files: Dict. The files that each version gets below ``assets.extra``, by name.
+            A file is a path, bytes, or a function ``(saved_model_dir: Path) -> bytes`` that
+            is called with the complete SavedModel, on the thread that writes the version.
+            If it raises an error, the export fails. `keras_export_callbacks.formats` has
+            such functions.
+        metadata: Dict. Strings, numbers or bools by name, which the manifest keeps.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
             training thread.
-        on_error: What to do about a failed export. ``"raise"`` raises its error in the
-            next hook, at the latest when training ends. ``"warn"`` issues a warning,
-            and training goes on. If an endpoint cannot be traced when training
-            begins, that is always an error.
-        sample_inputs: A batch of model inputs, as the model takes them. With it, each
-            version is tested before it is published: another process loads it, as a
-            model server does, and its outputs are compared with the model's outputs. If
-            they differ by more than rounding, the version is not published.
-            To give endpoints samples of their own, pass a dict of samples by the names of
-            the endpoints.
-        on_export: Function that is called with the `ExportRecord` of each version
-            after it is published. It runs on the thread that published the version.
-        verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
-            nothing.
+        on_error: String. What to do about a failed export. ``"raise"`` raises its error in
+            the next hook, at the latest when training ends. ``"warn"`` issues a warning,
+            and training goes on. If an endpoint cannot be traced when training begins, that
+            is always an error.
+        sample_inputs: Array, or a nested structure of arrays. A batch of inputs, as the
+            model takes them. With it, each version is tested before it is published:
+            another process loads it, as a model server does, and its outputs are compared
+            with the model's outputs. If they differ by more than rounding, the version is
+            not published. To give endpoints samples of their own, pass a dict of samples by
+            the names of the endpoints.
+        on_export: Function ``(record)``. It is called with the `ExportRecord` of each
+            version after the version is published, on the thread that published it.
+        verbose: Int. 1 prints a line per export, and the reason if nothing was exported. 0
+            prints nothing.
 
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
@@ -197,8 +197,8 @@ class ExportEveryN(ExportCallback):
 
     def _export(self, moment: Moment, reason: Reason | None) -> bool:
         is_allowed = super()._export(moment, reason)
-        # After seconds, the export stays due until `only_if` agrees. A metric of the
-        # validation is not there at the end of a batch.
+        # With the unit "second", the export stays due until `only_if` agrees. At the end of a
+        # batch, the metrics of the validation are missing.
         if reason is not None and (is_allowed or self._trigger.unit != "second"):
             self._last = moment
         return is_allowed

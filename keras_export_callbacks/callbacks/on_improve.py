@@ -1,4 +1,4 @@
-"""`ExportOnImprove`, which exports when a metric is better than in every earlier version."""
+"""`ExportOnImprove` exports when a metric is better than in every earlier version."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .base import ExportCallback
 
 
 class ExportOnImprove(ExportCallback):
-    """Publish a servable version when a metric beats every version in `base_dir`.
+    """Publishes a servable version when a metric beats every version in `base_dir`.
 
     Versions of earlier runs count, too. A training that is started again never
     publishes a worse version. If no epoch beats the earlier versions, `last_export` is
@@ -38,50 +38,50 @@ class ExportOnImprove(ExportCallback):
             server polls.
         monitor: String. The metric's name in the logs. If the metric is missing in an
             epoch, or is not a finite number, that epoch exports nothing.
-        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
+        mode: String. ``"min"`` if lower is better, or ``"max"`` if higher is better.
             ``"auto"`` takes the direction that Keras gives the metric. If Keras gives
             none, that is an error.
         min_delta: Float. The metric must be better by more than this.
         baseline: Float. The value that the first export must beat, instead of the best
             value in `base_dir`. A version may then be worse than a version of an
             earlier training.
-        endpoints: Function ``(archive, model)`` that registers what to export. The
-            default is `standard_endpoints`.
-        keep: Which versions to keep after each export. None keeps all, and an int
-            keeps that many of the newest. Retention policies, such as `KeepLatest`
-            and `KeepBest`, can be combined with ``|``.
-        only_if: Function ``(metrics) -> bool`` that is called when an export is due, with
+        endpoints: Function ``(archive, model)``. It registers what to export. The default
+            is `standard_endpoints`.
+        keep: Int or retention policy. The versions to keep after each export. None keeps
+            all, and an int keeps that many of the newest. Retention policies, such as
+            `KeepLatest` and `KeepBest`, can be combined with ``|``.
+        only_if: Function ``(metrics) -> bool``. It is called when an export is due, with
             the finite metrics of that moment by name. If it returns False, nothing is
             exported. If it reads a metric that is missing then, nothing is exported either,
             with a warning the first time.
-        extra_files: Dict of names to the files that each version gets below
-            ``assets.extra``. A file is a path, bytes, or a function ``(saved_model_dir:
-            Path) -> bytes`` that is called with the complete SavedModel, on the thread
-            that writes the version. If it raises an error, the export fails.
-            `keras_export_callbacks.formats` has such functions.
-        metadata: Dict of names to strings, numbers or bools. It is kept in the manifest.
+        extra_files: Dict. The files that each version gets below ``assets.extra``, by name.
+            A file is a path, bytes, or a function ``(saved_model_dir: Path) -> bytes`` that
+            is called with the complete SavedModel, on the thread that writes the version.
+            If it raises an error, the export fails. `keras_export_callbacks.formats` has
+            such functions.
+        metadata: Dict. Strings, numbers or bools by name, which the manifest keeps.
         log_dir: String or `PathLike`. TensorBoard's log directory. The events go to
             ``<log_dir>/exports/<name of base_dir>``. With None, no events are written.
         background: Bool. With False, versions are written and published on the
             training thread.
-        on_error: What to do about a failed export. ``"raise"`` raises its error in the
-            next hook, at the latest when training ends. ``"warn"`` issues a warning,
-            and training goes on. If an endpoint cannot be traced when training
-            begins, that is always an error.
-        sample_inputs: A batch of model inputs, as the model takes them. With it, each
-            version is tested before it is published: another process loads it, as a
-            model server does, and its outputs are compared with the model's outputs. If
-            they differ by more than rounding, the version is not published.
-            To give endpoints samples of their own, pass a dict of samples by the names of
-            the endpoints.
-        on_export: Function that is called with the `ExportRecord` of each version
-            after it is published. It runs on the thread that published the version.
-        verbose: 0 or 1. 1 prints a line per export, and why there was none. 0 prints
-            nothing.
+        on_error: String. What to do about a failed export. ``"raise"`` raises its error in
+            the next hook, at the latest when training ends. ``"warn"`` issues a warning,
+            and training goes on. If an endpoint cannot be traced when training begins, that
+            is always an error.
+        sample_inputs: Array, or a nested structure of arrays. A batch of inputs, as the
+            model takes them. With it, each version is tested before it is published:
+            another process loads it, as a model server does, and its outputs are compared
+            with the model's outputs. If they differ by more than rounding, the version is
+            not published. To give endpoints samples of their own, pass a dict of samples by
+            the names of the endpoints.
+        on_export: Function ``(record)``. It is called with the `ExportRecord` of each
+            version after the version is published, on the thread that published it.
+        verbose: Int. 1 prints a line per export, and the reason if nothing was exported. 0
+            prints nothing.
 
     Raises:
         ExportError: If an argument cannot be used, or if `base_dir` cannot be written
-            to. When training ends, if the metric was never a finite number.
+            to. Training also ends with this error if the metric was never a finite number.
 
     Examples:
         >>> import keras, numpy as np
@@ -169,7 +169,7 @@ class ExportOnImprove(ExportCallback):
         super().on_epoch_end(epoch, logs)
 
     def _tell_if_missing(self, epoch: int) -> None:
-        """Warn in the first epoch without the metric, and not only when training is over."""
+        """Warn early that the metric cannot be used. The error comes only when training is over."""
         seen = self._sightings
         is_missing = seen.is_missing and not self._was_measured
         if self._was_told or not (is_missing or seen.is_no_number):
@@ -200,7 +200,7 @@ class ExportOnImprove(ExportCallback):
             return None
 
         def still_improves() -> bool:
-            """Compare again: another process may have published a better version by now."""
+            """Compare again, because another process may have published a better version by now."""
             return self._baseline is not None or trigger.is_due(
                 moment, self._running.published_best(trigger.objective)
             )

@@ -1,4 +1,4 @@
-"""Refuse a search that would export all its trials to one directory."""
+"""Refuses a search that would export all its trials to one directory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..archive.errors import ExportError
 
 
 def check_no_search() -> None:
-    """Raise in a search of KerasTuner, where all trials would export to one directory.
+    """Raise an error in a search of KerasTuner, where all trials would share one directory.
 
-    A tuner copies its callbacks and calls `fit`, and does not tell them the trial. The
-    call stack of a copied callback shows whether a tuner called it.
+    A tuner copies its callbacks, and does not tell them the trial. The call stack of a
+    copied callback shows whether a tuner called `fit`.
 
     Raises:
         ExportError: If a tuner is on the call stack.

@@ -1,17 +1,19 @@
 """Claims: which writer may publish the next number in a bucket.
 
-A writer claims a number when it creates ``.claims/<number>``. The store lets one
-writer create it. While a claim is alive, other writers wait. Its writer renews it
-again and again. A claim that was not renewed for `LEASE` seconds, by the clock of
-the store, belongs to a dead writer. The next writer replaces it by a tombstone,
-which is an empty object. A number with a tombstone is no version, whatever lies
-there, and nobody gets that number again: its writer may only have been frozen, and
-may go on. Tombstones stay for `TOMBSTONE_LEASE`.
+A writer claims a number by creating ``.claims/<number>``. The store lets only one
+writer create it. The writer renews its claim again and again, and other writers wait
+as long as it does. If a claim was not renewed for `LEASE` seconds, by the clock of
+the store, its writer counts as dead. The next writer then replaces the claim by a
+tombstone, which is an empty object. A number with a tombstone is not a version,
+whatever files it has, and no writer gets that number again. This is because its
+writer may only have been frozen, and may go on. Tombstones stay for at least
+`TOMBSTONE_LEASE` seconds.
 
-A writer that gives up a number replaces its claim by a free mark, which the next
-writer replaces by its own claim. The claim is not deleted: the answer to a delete
-may get lost, and the repeated request would delete the claim of another writer. Only
-what belongs to a number that nobody can get any more is deleted.
+A writer that gives up a number replaces its claim by a free mark. The next writer
+replaces the free mark by its own claim. The claim is not deleted, because the answer
+to a delete may get lost. The request would then be repeated, and would delete the
+claim of another writer. Claims and marks are deleted only if no writer can get their
+number any more.
 """
 
 from __future__ import annotations
@@ -43,16 +45,16 @@ LEASE = 60.0
 # Uploaded files are kept for longer, because it takes time to upload them again.
 STAGING_LEASE = 600.0
 
-# A writer may be frozen for long, as on a laptop that sleeps.
+# A writer may be frozen for a long time, for example on a laptop that sleeps.
 TOMBSTONE_LEASE = 7 * 24 * 3600.0
 
-# The body of a claim that was given up. Its length tells it from claims and tombstones.
+# The contents of a free mark. Claims and tombstones have other lengths.
 _FREE = b"-"
 
-# How long Ctrl-C waits for what is cleaned up, in seconds.
+# How long Ctrl-C waits for the cleaning up, in seconds.
 _PATIENCE = 3.0
 
-# In the folder of each writer, the object that tells that the writer is alive.
+# The name of the object that shows that a writer is alive. Each writer has one in its folder.
 _ALIVE = "alive"
 
 
@@ -65,9 +67,9 @@ class Numbered:
     """The claims and tombstones in a base directory.
 
     Attributes:
-        claims: the claims, by number. The writer of a claim may be dead.
-        tombstones: the tombstones, by number. Nobody gets these numbers again.
-        free: the numbers whose claims were given up.
+        claims: The claims, by number. The writer of a claim may be dead.
+        tombstones: The tombstones, by number. No writer gets these numbers again.
+        free: The numbers with a free mark, because their claims were given up.
     """
 
     claims: dict[int, Entry]
@@ -79,8 +81,8 @@ class Claims:
     """The claims in one base directory.
 
     Args:
-        bucket: the bucket.
-        base: the key of the base directory, with a slash at the end. It is empty for the
+        bucket: The bucket.
+        base: The key of the base directory, with a slash at the end. It is empty for the
             whole bucket.
     """
 
@@ -88,31 +90,31 @@ class Claims:
         self._bucket, self._base = bucket, base
 
     def all(self) -> Numbered:
-        """The claims and tombstones that are there now."""
+        """Return the claims, tombstones and free marks that exist now."""
         entries = self._bucket.below(f"{self._base}{CLAIMS}")
         return numbered({self._name(entry): entry for entry in entries})
 
     def has(self, number: int) -> bool:
-        """Whether a number has a claim or a tombstone."""
+        """Return whether a number has a claim or a tombstone."""
         found = self._bucket.head(self._key(number))
         return found is not None and found.size != len(_FREE)
 
     def has_tombstone(self, number: int) -> bool:
-        """Whether a number has a tombstone."""
+        """Return whether a number has a tombstone."""
         found = self._bucket.head(self._key(number))
         return found is not None and found.size == 0
 
     def forget(self, number: int) -> None:
-        """Remove what belongs to a number that nobody can get any more."""
+        """Delete the claim, tombstone or free mark of a number that no writer can get any more."""
         self._bucket.delete([self._key(number)])
 
     @contextlib.contextmanager
     def claimed(self, numbers: Numbers, taken: Callable[[], list[str]]) -> Iterator[Claim]:
-        """Claim the next number. Other writers wait until the block ends.
+        """Claim the next number for the length of a ``with`` block. Other writers wait meanwhile.
 
         Args:
-            numbers: the numbers that this writer has seen.
-            taken: a function that lists the names in the base directory.
+            numbers: The numbers that this writer has seen.
+            taken: A function that returns the names in the base directory.
         """
         claim = self._claim(numbers, taken)
         beating = Heartbeat(claim.beat, LEASE / 5)
@@ -131,7 +133,10 @@ class Claims:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
-        """The key of a folder for uploads, which other writers leave alone meanwhile."""
+        """Make a folder for uploads, and yield its key. It is deleted after the ``with`` block.
+
+        Other writers leave the folder alone meanwhile.
+        """
         folder = f"{self._base}{STAGING}/{uuid.uuid4().hex}"
         alive = f"{folder}/{_ALIVE}"
         self._bucket.put(alive, b"alive")
@@ -146,10 +151,10 @@ class Claims:
             )
 
     def sweep_folders(self, staged: Iterable[Entry]) -> None:
-        """Delete the uploads of dead writers.
+        """Delete what dead writers left in ``.staging``.
 
         Args:
-            staged: the uploads of all writers.
+            staged: All objects in ``.staging``.
         """
         folders: dict[str, list[Entry]] = {}
         for entry in staged:
@@ -164,7 +169,10 @@ class Claims:
                 self._bucket.delete([entry.key for entry in entries])
 
     def retire_dead(self, there: Numbered) -> None:
-        """Replace the claims of dead writers by tombstones, and remove their files."""
+        """Replace the claims of dead writers by tombstones, and remove their files.
+
+        If the version of a claim was published, the claim is only deleted.
+        """
         if not there.claims:
             return
         now = self._now()
@@ -180,12 +188,16 @@ class Claims:
                 self.forget(number)  # The version was published before its writer died.
                 continue
             with contextlib.suppress(ChangedError):
-                # If its writer and others do this at the same time, the store lets one succeed.
+                # The writer of the claim and others may replace it at the same time. The store
+                # lets only one of them succeed.
                 self._bucket.replace(current.key, b"", current.seen)
                 self.clear(number)
 
     def expired(self, tombstones: Mapping[int, Entry]) -> list[int]:
-        """The numbers of tombstones that are older than any writer that may go on."""
+        """Return the numbers of tombstones that are older than `TOMBSTONE_LEASE`.
+
+        A writer that was frozen for so long does not go on any more.
+        """
         if not tombstones:
             return []
         now = self._now()
@@ -196,7 +208,7 @@ class Claims:
         ]
 
     def clear(self, number: int) -> None:
-        """Remove the files of a number that is no version. The graph goes first."""
+        """Remove the files of a number that is not a version. The graph is removed first."""
         graph = f"{self._base}{number}/{SAVED_MODEL}"
         self._bucket.delete([graph])
         left = [entry.key for entry in self._bucket.below(f"{self._base}{number}")]
@@ -222,7 +234,8 @@ class Claims:
             if seen is None:
                 continue
             claim = Claim(self._bucket, self._key(number), number, body, seen)
-            # Since we listed, another writer may have claimed, published and released a number.
+            # Since the listing above, another writer may have claimed, published and released a
+            # number.
             now = self.all()
             others = [*now.claims.keys() - {number}, *now.tombstones]
             if numbers.next([*taken(), *map(str, others)]) == number and len(now.claims) == 1:
@@ -231,7 +244,7 @@ class Claims:
             time.sleep(random.uniform(0, 0.1))
 
     def _take(self, number: int, body: bytes, is_free: bool) -> Seen | None:
-        """Write a claim, and return its state, or None if another writer was faster."""
+        """Write a claim. Return its state, or None if another writer was faster."""
         key = self._key(number)
         if not is_free:
             return self._bucket.create(key, body)
@@ -243,7 +256,7 @@ class Claims:
         return None
 
     def _now(self) -> datetime:
-        """The time by the clock of the store."""
+        """Return the time by the clock of the store."""
         key = f"{self._base}{STAGING}/clock-{uuid.uuid4().hex}/now"
         self._bucket.put(key, b"now")
         found = self._bucket.head(key)
@@ -260,7 +273,11 @@ class Claims:
 
 
 def numbered(entries: dict[str, Entry]) -> Numbered:
-    """The claims and tombstones among objects below ``.claims``, which are given by name."""
+    """Sort the objects in ``.claims`` into claims, tombstones and free marks.
+
+    Args:
+        entries: The objects, by name. Names that are not numbers are ignored.
+    """
     by_number = {number: entry for name, entry in entries.items() if (number := parse(name))}
     free = {number for number, entry in by_number.items() if entry.size == len(_FREE)}
     return Numbered(
@@ -271,7 +288,7 @@ def numbered(entries: dict[str, Entry]) -> Numbered:
 
 
 def clean_up(function: Callable[[], object]) -> None:
-    """Call a function that need not succeed. After Ctrl-C, wait a few seconds for it at most."""
+    """Call a function that may fail. After Ctrl-C, wait for it a few seconds at most."""
     if isinstance(sys.exc_info()[1], Exception | None):
         with contextlib.suppress(StorageError, LostClaimError):
             function()
@@ -284,11 +301,11 @@ class Claim:
     """A number that no other writer may publish while the claim is renewed.
 
     Attributes:
-        number: the number.
-        is_lost: whether another writer has ended the claim.
-        is_kept: whether the claim stays there when its writer is done, so that others
-            remove its files.
-        is_published: whether the version of the number is there.
+        number: The number.
+        is_lost: Whether another writer has ended the claim.
+        is_kept: Whether the claim stays when its writer is done. Other writers then remove
+            the files of the number.
+        is_published: Whether the version with the number is published.
     """
 
     def __init__(self, bucket: Bucket, key: str, number: int, body: bytes, seen: Seen) -> None:
@@ -305,20 +322,20 @@ class Claim:
         """Renew the claim.
 
         Raises:
-            LostClaimError: If another writer has ended it.
+            LostClaimError: If another writer has ended the claim.
         """
         with self._lock:
             if self._is_over:
-                return  # The heart beat once more.
+                return  # The thread of the heartbeat may call this once more.
             began = time.monotonic()
             self._replace(self._body + uuid.uuid4().hex.encode())
             self._renewed = began
 
     def give_up(self) -> None:
-        """Let others claim the number.
+        """Let other writers claim the number.
 
         Raises:
-            LostClaimError: If another writer has ended it.
+            LostClaimError: If another writer has ended the claim.
         """
         with self._lock:
             self._is_over = True
@@ -334,7 +351,11 @@ class Claim:
             raise LostClaimError from None
 
     def check(self) -> None:
-        """Renew the claim unless it was renewed a moment ago."""
+        """Renew the claim unless it was renewed a moment ago.
+
+        Raises:
+            LostClaimError: If another writer has ended the claim.
+        """
         if self.is_lost or time.monotonic() - self._renewed > LEASE / 4:
             self.beat()
 
@@ -343,19 +364,19 @@ class Heartbeat:
     """Calls a function every few seconds on a thread, until it is stopped.
 
     Args:
-        beat: the function. If it fails, it is called again the next time.
-        seconds: the time between two calls.
+        beat: The function. It is called again even if it fails.
+        seconds: The time between two calls, in seconds.
     """
 
     def __init__(self, beat: Callable[[], object], seconds: float) -> None:
         self._beat, self._seconds = beat, seconds
         self._ended = threading.Event()
         thread = threading.Thread(target=self._run, daemon=True, name="keras-export-claim")
-        with contextlib.suppress(RuntimeError):  # Python 3.12 starts none when a script has ended.
+        with contextlib.suppress(RuntimeError):  # Python 3.12 starts none after a script's end.
             thread.start()
 
     def stop(self) -> None:
-        """Stop to call the function."""
+        """Stop calling the function."""
         self._ended.set()
 
     def _run(self) -> None:

@@ -16,33 +16,33 @@ SCHEMES = ("s3", "gs", "az")
 
 
 def obstore() -> Any:
-    """The module that sends requests."""
+    """Return the module that sends requests."""
     return importlib.import_module("obstore")
 
 
 def exceptions() -> Any:
-    """The module with the errors of `obstore`."""
+    """Return the module with the errors of `obstore`."""
     return importlib.import_module("obstore.exceptions")
 
 
 def is_installed() -> bool:
-    """Whether obstore is installed."""
+    """Return whether obstore is installed."""
     return importlib.util.find_spec("obstore") is not None
 
 
 def settings() -> dict[str, str]:
-    """The environment variables that say where the stores are and who the user is."""
+    """Return the environment variables with the stores' addresses and the user's credentials."""
     prefixes = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
     return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
 
 
 def connect(scheme: str, name: str, is_patient: bool) -> Any:
-    """A client of one bucket.
+    """Return a client of one bucket.
 
     Args:
-        scheme: one of `SCHEMES`.
-        name: the name of the bucket.
-        is_patient: whether a request may take long. A server that has never answered
+        scheme: One of `SCHEMES`.
+        name: The name of the bucket.
+        is_patient: Whether a request may take long. A server that has never answered
             gets less time, so that a wrong address is reported soon.
     """
     options: dict[str, Any] = {
@@ -68,7 +68,7 @@ def _s3(name: str, client_options: dict[str, Any], **more: Any) -> Any:
     client_options["allow_http"] = endpoint.startswith("http://")
     has_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"))
     if not has_key and importlib.util.find_spec("boto3") is not None:
-        # boto3 knows profiles and SSO. Where it finds no credentials, obstore looks for them.
+        # boto3 knows profiles and SSO. If it finds no credentials, obstore looks for them.
         with contextlib.suppress(Exception):
             more["credential_provider"] = importlib.import_module(
                 "obstore.auth.boto3"
@@ -88,7 +88,7 @@ def _google(name: str, client_options: dict[str, Any], **more: Any) -> Any:
     return _stores().GCSStore(name, client_options=client_options, **more)
 
 
-# Parts of a connection string of Azure, and the arguments of obstore.
+# The parts of Azure's connection strings, and the arguments of obstore for them.
 _AZURE_PARTS = {
     "AccountName": "account_name",
     "AccountKey": "account_key",

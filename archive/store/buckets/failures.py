@@ -1,7 +1,7 @@
-"""What an error of obstore means, and how to say so in one line.
+"""Find out what an error of obstore means, and describe it in one line.
 
-obstore tells servers' answers apart by the text of its errors alone, and these
-texts run to 1,400 characters.
+Only the text of such an error shows what the server answered. These texts have up to
+1,400 characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ConflictError(Exception):
 
 
 class UnreachableError(StorageError):
-    """The store does not answer."""
+    """The store does not answer, or failed for a reason that may pass."""
 
 
 class UnreadableKeyError(StorageError):
@@ -28,12 +28,12 @@ class UnreadableKeyError(StorageError):
 
 
 def is_missing_bucket(error: Exception) -> bool:
-    """Whether the bucket itself does not exist."""
+    """Return whether an error means that the bucket itself does not exist."""
     return bool(re.search("NoSuchBucket|ContainerNotFound|bucket does not exist", str(error)))
 
 
 def is_temporary(error: Exception) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed after this error."""
     if isinstance(error, ConflictError):
         return True
     text = str(error).split("\n\nDebug")[0]
@@ -42,7 +42,7 @@ def is_temporary(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one short line."""
+    """Return what went wrong, in one line of at most 300 characters."""
     first, _, debug = str(error).partition("\n\nDebug source")
     where = re.search(r"https?://[^/\s]+", first)
     server = where[0] if where else "the server"
@@ -61,7 +61,7 @@ def reason(error: Exception) -> str:
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
-# The variables that hold a user's credentials.
+# The environment variables that hold a user's credentials, by scheme.
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -70,7 +70,7 @@ _CREDENTIALS = {
 
 
 def advice(error: Exception, scheme: str) -> str:
-    """What the user can do about it; begins with a space, or is empty."""
+    """Return what the user can do about an error. The text begins with a space, or is empty."""
     text = str(error)
     if "169.254.169.254" in text or "Account must be" in text or "metadata.google" in text:
         return f" No credentials were found. Set {_CREDENTIALS[scheme]}."

@@ -1,12 +1,13 @@
 """Publish and read versions in a bucket.
 
 A writer uploads the files to a folder of its own. Then it claims a number (see
-`claims`), the store copies the files there, and the writer creates
-``saved_model.pb`` last: at that moment the version appears. While the store
+`claims`), and the store copies the files to that number. The writer creates
+``saved_model.pb`` last, and the version appears at that moment. While the store
 copies, a server that lists the bucket sees a number without a graph.
 
-Beside the versions, a base directory has ``.claims/<number>``, ``.staging/<id>/``
-with the uploads of a writer, and ``.removed/<number>`` while a version is removed.
+Besides the versions, a base directory has ``.claims/<number>``, ``.staging/<id>/``
+with the uploads of a writer, and ``.removed/<number>``, which marks a version as
+removed.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ from .objects import PART, Bucket, Entry, Seen, bucket_at
 # With more versions, it takes fewer requests to list the names than to list all files.
 _MANY = 100
 
-# How often a writer that was taken for dead starts again.
+# How often a writer tries to publish a version. It tries again if others took it for dead.
 _ATTEMPTS = 5
 
 
 class BucketFiles:
-    """The files below a key; a `Files`.
+    """The files below a key, as a `Files`.
 
     Args:
-        root: the URL.
-        bucket: the bucket of the URL.
-        key: the key of the URL, with a slash at the end. It is empty for the whole bucket.
+        root: The URL.
+        bucket: The bucket of the URL.
+        key: The key of the URL, with a slash at the end. It is empty for the whole bucket.
     """
 
     can_link = False
@@ -63,36 +64,36 @@ class BucketFiles:
         self._bucket, self._key = bucket, key
 
     def at(self, name: str) -> BucketFiles:
-        """The files below a directory in this one."""
+        """Return the files in a subdirectory."""
         return BucketFiles(self.root / name, self._bucket, f"{self._key}{name}/")
 
     def names(self) -> list[str]:
-        """The names in the directory."""
+        """Return the names of the entries in the directory."""
         directories, entries = self._bucket.children(self._key.rstrip("/"))
         return sorted(directories | {self._relative(entry) for entry in entries})
 
     def files(self) -> list[str]:
-        """The relative paths of all files below the directory."""
+        """Return the relative paths of all files in the directory and its subdirectories."""
         return [self._relative(entry) for entry in self._bucket.below(self._key.rstrip("/"))]
 
     def stat(self, name: str) -> FileStat | None:
-        """Size and identity of a file, or None if there is no such file."""
+        """Return the size and identity of a file, or None if it does not exist."""
         entry = self._bucket.head(f"{self._key}{name}")
         return None if entry is None else FileStat(entry.size, entry.identity)
 
     def read(self, name: str, limit: int) -> tuple[FileStat, bytes]:
-        """Size and identity of a file, and its first bytes."""
+        """Return the size and identity of a file, and its first bytes."""
         content, entry = self._bucket.read(f"{self._key}{name}", limit)
         return FileStat(entry.size, entry.identity), content
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The contents of a file, block by block."""
+        """Yield the contents of a file in blocks."""
         return self._bucket.blocks(f"{self._key}{name}")
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to a local path that does not exist."""
+        """Copy a file to a local path that does not exist yet."""
         blocks = self.blocks(name)
-        first = next(blocks, b"")  # If the file is missing, this raises before `target` exists.
+        first = next(blocks, b"")  # If the file is missing, this fails before `target` exists.
         with open(target, "xb") as file:
             file.write(first)
             for block in blocks:
@@ -111,10 +112,10 @@ class _Sent:
 
 
 class BucketStore(BucketFiles):
-    """The versions below a URL; a `Store`.
+    """The versions below a URL, as a `Store`.
 
     Args:
-        url: the URL, such as ``s3://bucket/served``.
+        url: The URL, such as ``"s3://bucket/served"``.
 
     Raises:
         ExportError: If the URL cannot be used, or obstore is not installed.
@@ -129,7 +130,7 @@ class BucketStore(BucketFiles):
         self._has_many: bool | None = None
 
     def check(self) -> None:
-        """Raise unless several writers can publish versions here safely."""
+        """Raise an error unless several writers can publish versions here safely."""
         if (self._bucket, self._key) in _probed:
             return
         self._check_is_no_version()
@@ -154,7 +155,7 @@ class BucketStore(BucketFiles):
         _probed.add((self._bucket, self._key))
 
     def _check_is_no_version(self) -> None:
-        """Raise if a server would take the base directory, or one above it, for a version."""
+        """Raise an error if a server would take this directory, or one above it, for a version."""
         above = ""
         for name in self._key.rstrip("/").split("/"):
             if claimed(name) is not None:
@@ -164,7 +165,7 @@ class BucketStore(BucketFiles):
             above += f"{name}/"
 
     def _is_compared(self, key: str, created: Seen) -> bool:
-        """Whether the store refuses to replace an object that has changed."""
+        """Return whether the store refuses to replace an object that has changed."""
         self._bucket.replace(key, b"third", created)
         try:
             self._bucket.replace(key, b"fourth", created)
@@ -173,20 +174,20 @@ class BucketStore(BucketFiles):
         return False
 
     def exists(self) -> bool:
-        """Whether there is anything below the URL."""
+        """Return whether there is anything below the URL, except the folders of writers."""
         return bool(self.names())
 
     def local_path(self, version: int) -> None:
-        """None, because files in a bucket cannot be linked."""
+        """Return None, because files in a bucket cannot be linked."""
 
     def names(self) -> list[str]:
-        """The names in the base directory, without the folders that writers use."""
+        """Return the names in the base directory, without the folders that writers use."""
         names = [name for name in super().names() if name not in (CLAIMS, STAGING, REMOVALS)]
         self._numbers.see(names)
         return names
 
     def has(self, version: int) -> bool:
-        """Whether there is this version."""
+        """Return whether a version exists."""
         try:
             there = self._bucket.below(f"{self._key}{version}")
         except UnreadableKeyError:
@@ -200,9 +201,9 @@ class BucketStore(BucketFiles):
         return not self._claims.has(version)
 
     def versions(self) -> dict[int, Identity | None]:
-        """The versions, with the identity of each manifest.
+        """Return the versions, each with the identity of its manifest.
 
-        With few versions, one listing of all files tells both. With many, the identities
+        With few versions, one listing of all files shows both. With many, the identities
         are None.
         """
         entries = None
@@ -230,8 +231,8 @@ class BucketStore(BucketFiles):
         return versions
 
     def _versions_among(self, numbers: set[int]) -> list[int]:
-        """The versions among numbers that were listed a moment ago."""
-        # A number that was incomplete in that listing has a claim, or is complete by now.
+        """Return the versions among numbers that were listed a moment ago."""
+        # If a number was incomplete in that listing, it has a claim, or is complete by now.
         kinds = [partial(self._bucket.below, f"{self._key}{name}") for name in (REMOVALS, CLAIMS)]
         removed, claimed_now = side_by_side(kinds)
         uncertain = {parse(entry.key.rpartition("/")[2]) for entry in [*removed, *claimed_now]}
@@ -239,7 +240,7 @@ class BucketStore(BucketFiles):
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
-        """A local directory to write a version in."""
+        """Make a local directory to write a version in."""
         self.sweep()
         with temporary_workspace() as space:
             yield space.stage()
@@ -253,10 +254,11 @@ class BucketStore(BucketFiles):
         """Upload a staged directory as the next version, and return its number.
 
         Args:
-            staged: the complete version.
-            finish: see `Store.commit`.
-            known: sizes and digests of files in `staged`. The store copies files of earlier
-                versions, instead of receiving them again.
+            staged: The directory with the complete version.
+            finish: See `Store.commit`.
+            known: The size and the digest of files in `staged`, by relative path. If an
+                earlier version has the same file, the store may copy it, and does not need
+                to receive it again.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -278,7 +280,7 @@ class BucketStore(BucketFiles):
             with self._claims.claimed(self._numbers, self._taken) as claim:
                 finish(claim.number)
                 after = _stats(staged)
-                # Files that `finish` wrote were not uploaded yet.
+                # The files that `finish` wrote were not uploaded yet.
                 sources = {
                     name: key for name, key in sources.items() if after.get(name) == before[name]
                 }
@@ -291,13 +293,13 @@ class BucketStore(BucketFiles):
     def _upload(
         self, staged: Path, names: set[str], folder: str, known: Mapping[str, FileInfo]
     ) -> dict[str, str]:
-        """Upload files that the store does not have yet. Return the key of every file, by name."""
+        """Upload the files that the bucket does not have yet. Return the keys of all, by name."""
         if self._sent is None:
             self._sent = self._sent_before(known)
         sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
         left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
         large = [name for name, size in left.items() if size > PART]
-        # A large file takes memory for several parts, a small one for its own size.
+        # A large file takes memory for several parts. A small one takes only its own size.
         for group, width in ((large, 2), (left.keys() - set(large), 4)):
             side_by_side(
                 [
@@ -314,7 +316,7 @@ class BucketStore(BucketFiles):
         return sources | {name: f"{folder}/{name}" for name in left}
 
     def _sent_before(self, known: Mapping[str, FileInfo]) -> dict[FileInfo, _Sent]:
-        """The files of the newest version that may be the same as files of the next one."""
+        """Return the files of the newest version that the next one may have too."""
         sizes = {info.size for info in known.values()}
         with contextlib.suppress(StorageError, FileNotFoundError):
             newest = f"{self._key}{max(self.versions(), default=0)}"
@@ -328,12 +330,13 @@ class BucketStore(BucketFiles):
         return {}
 
     def _unchanged(self, info: FileInfo | None) -> str | None:
-        """The key of an object with the same contents, if a writer has published one."""
+        """Return the key of a published object with the same contents, or None."""
         sent = (self._sent or {}).get(info) if info is not None else None
         if sent is None:
             return None
         now = self._bucket.head(sent.key)
-        # Times differ, because a listing is more exact. Some listings lack the generation.
+        # The times are not compared, because a listing has more exact times. The generations are
+        # not compared, because some listings lack them.
         is_same = now is not None and (now.size, now.tag) == (sent.entry.size, sent.entry.tag)
         return sent.key if is_same else None
 
@@ -346,7 +349,7 @@ class BucketStore(BucketFiles):
     ) -> None:
         target = f"{self._key}{claim.number}/"
         graph = f"{target}{SAVED_MODEL}"
-        claim.beat()  # This writer may have been frozen.
+        claim.beat()  # If this writer was frozen, its claim may be lost.
         try:
             side_by_side(
                 [
@@ -362,9 +365,9 @@ class BucketStore(BucketFiles):
         except _TakenError:
             raise
         except BaseException as error:
-            claim.is_kept = True  # If we cannot remove the files, others do.
+            claim.is_kept = True  # If this writer cannot remove the files, others do.
             clean_up(lambda: self._take_back(claim))
-            # Files are missing if another writer took this one for dead.
+            # If another writer took this one for dead, it has removed files.
             is_refused = isinstance(error, StorageError) and not isinstance(error, UnreachableError)
             if is_refused and claim.is_lost:
                 raise LostClaimError from None
@@ -374,7 +377,7 @@ class BucketStore(BucketFiles):
         """Remove the files of a number that was not published."""
         with contextlib.suppress(LostClaimError):
             claim.beat()
-        # If the claim is lost, there is a tombstone, or a sweep has seen the version.
+        # If the claim is lost, there is a tombstone, or a sweep has found the version complete.
         if not claim.is_lost or self._claims.has_tombstone(claim.number):
             self._claims.clear(claim.number)
             claim.is_kept = False
@@ -387,11 +390,11 @@ class BucketStore(BucketFiles):
             except UnreachableError:
                 raise
             except (FileNotFoundError, StorageError):
-                pass  # The store cannot copy it, or it is gone by now. Upload it instead.
+                pass  # The store cannot copy it, or it is gone by now. It is uploaded instead.
         self._bucket.put(target, local)
 
     def _confirm(self, staged: Path, target: str, names: set[str]) -> None:
-        """Raise unless all files are there with their sizes."""
+        """Raise an error unless the bucket has all files with their sizes."""
         there = {entry.key: entry.size for entry in self._bucket.below(target.rstrip("/"))}
         for name in names:
             size, found = os.path.getsize(staged / name), there.get(target + name, "no")
@@ -404,13 +407,13 @@ class BucketStore(BucketFiles):
     def _confirm_claim(
         self, staged: Path, target: str, names: Mapping[str, object], claim: Claim
     ) -> None:
-        """Raise if another writer ended the claim before the version was complete."""
+        """Raise an error if another writer ended the claim before the version was complete."""
         try:
             claim.beat()
         except LostClaimError:
             if self._claims.has(claim.number):
                 raise  # There is a tombstone.
-            # A sweep that sees a published version removes its claim.
+            # A sweep deletes the claim of a published version.
             try:
                 self._confirm(staged, target, set(names))
             except StorageError:
@@ -428,7 +431,7 @@ class BucketStore(BucketFiles):
             }
 
     def remove(self, version: int) -> None:
-        """Remove a version. It stops to be one at the first request."""
+        """Remove a version. The first write marks it, and it does not count from then on."""
         if not self.has(version):
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
         highest = max(self._taken_numbers(), default=0)
@@ -439,7 +442,8 @@ class BucketStore(BucketFiles):
         number = parse(name)
         if number is not None:
             self._claims.clear(number)
-        # Of the highest number, the mark stays: nothing else shows that it was given out.
+        # The mark of the highest number stays, because nothing else shows that this number was
+        # given out.
         if number is None or number < highest:
             self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
 
@@ -463,11 +467,11 @@ class BucketStore(BucketFiles):
             self._sweep_tombstones(claims, taken)
 
     def _taken_numbers(self) -> set[int]:
-        """The numbers that were given out, as far as the base directory shows."""
+        """Return the numbers that were given out, as far as the base directory shows them."""
         return {claimed(name) or 0 for name in self._taken()}
 
     def _taken(self) -> list[str]:
-        """The names in the base directory, and the numbers that were removed there."""
+        """Return the names in the base directory, and the numbers that were removed there."""
         removals = self._bucket.below(f"{self._key}{REMOVALS}")
         return [*super().names(), *(entry.key.rpartition("/")[2] for entry in removals)]
 
@@ -484,23 +488,24 @@ class _TakenError(LostClaimError):
     """A program that knows no claims has written a version with the claimed number."""
 
 
-# The base directories that can be written to, with their buckets, which honour conditional writes.
+# The buckets and base directories that passed `check`. These buckets honour conditional writes, and
+# versions can be written to these directories.
 _probed: set[tuple[Bucket, str]] = set()
 
 
 def _holds_versions(files: BucketFiles) -> bool:
-    """Whether a directory holds SavedModels with numbers as their names."""
+    """Return whether a directory holds SavedModels with numbers as their names."""
     try:
         numbers = [name for name in files.names() if parse(name) is not None]
         return any(files.stat(f"{number}/{SAVED_MODEL}") is not None for number in numbers)
     except UnreachableError:
         raise
     except StorageError:
-        return False  # The credentials may be for the base directory alone.
+        return False  # The credentials may be only for the base directory.
 
 
 def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The entries below a directory, by their path from there."""
+    """Return the entries below a directory, by their paths relative to it."""
     start = f"{directory}/"
     return {
         path.removeprefix(start): entry for path, entry in entries.items() if path.startswith(start)
@@ -508,7 +513,7 @@ def _below(directory: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _stats(root: Path) -> dict[str, tuple[int, ...]]:
-    """Every file below a directory, with a value that differs when the file was rewritten."""
+    """Return a value for each file below a directory. It changes if the file is rewritten."""
     found: dict[str, tuple[int, ...]] = {}
     for name in relative_files(root):
         status = os.lstat(root / name)
