@@ -73,6 +73,14 @@ class Written:
     staged: Path
     reusable: Reuse
 
+    def can_share_variables(self) -> bool:
+        """Return whether the next export may link a part of the variables.
+
+        Variables that are unlikely to change have a shard of their own, beside another one.
+        Strings always have one.
+        """
+        return sum(not shard.strings for shard in self.reusable.shards) > 1
+
     def at(self, published: Path) -> Reuse:
         """Return what the next export can reuse after `staged` was renamed to `published`."""
         staged, reuse = self.staged, self.reusable

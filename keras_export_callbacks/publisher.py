@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -130,6 +131,9 @@ class Publisher:
         with suppress(OSError):  # The directory may not be readable yet.
             directory.store.names()  # The store notes which numbers are taken.
         self._reuse = Reuse()
+        # Holds the last staged version, if the next one can link files of it.
+        self._staged = ExitStack()
+        weakref.finalize(self, self._staged.close)
         self._extra_files: Mapping[str, KnownFile] = {}
         self._worker: Worker[ExportRecord] = Worker(options.background, ROOM)
         self._summaries = self._summary_writer()
@@ -163,8 +167,9 @@ class Publisher:
         self._worker.wait()
 
     def finish(self) -> None:
-        """Wait like `settle`, and close the events file. A later export opens another."""
+        """Wait like `settle`, and close the files that are still open for a next export."""
         self.settle()
+        self._staged.close()
         if self._summaries is not None:
             self._summaries.close()
 
@@ -239,7 +244,8 @@ class Publisher:
 
     def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         store = self._directory.store
-        with store.stage() as staged:
+        with ExitStack() as stack:
+            staged = stack.enter_context(store.stage())
             written = write(state.snapshot, staged, self._reusable())
             if request.reason.unless == "unchanged":
                 self._check_changed(written)
@@ -258,7 +264,12 @@ class Publisher:
                 snapshot_time,
                 check=lambda: self._check(request, record),
             )
-        if published := store.local_path(record.version):
+            published = store.local_path(record.version)
+            if published is None and written.can_share_variables():
+                self._staged.close()
+                self._staged.enter_context(stack.pop_all())
+                published = staged
+        if published:
             self._reuse = written.at(published)
             self._extra_files = added.at(staged, published)
         return record

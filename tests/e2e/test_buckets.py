@@ -27,6 +27,7 @@ from keras_export_callbacks import (
     restore,
 )
 from keras_export_callbacks.archive.errors import DamagedVersionError, StorageError
+from keras_export_callbacks.archive.savedmodel import bundles
 from keras_export_callbacks.archive.store.buckets import objects
 from keras_export_callbacks.cli import main
 from keras_export_callbacks.tuner import ExportTrials, publish_best
@@ -114,6 +115,42 @@ def test_a_frozen_part_is_sent_once(base: str) -> None:
     assert len(shared) > 0
     assert len(copies) > 0
     assert ExportDirectory(base).verify(2) == []
+
+
+def test_a_frozen_part_is_written_once(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last version stays in a temporary directory, where the next one links its files."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    written: list[set[str]] = []
+    write_shard = bundles.write_shard
+
+    def noted(prefix: Path, tensors: Any) -> Any:
+        written.append(set(tensors))
+        return write_shard(prefix, tensors)
+
+    monkeypatch.setattr(bundles, "write_shard", noted)
+    frozen = keras.layers.Dense(8, trainable=False)
+    model = keras.Sequential([keras.Input((4,)), frozen, keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    kept: list[int] = []
+
+    def wait(epoch: int, logs: Any) -> None:
+        callback.exports  # noqa: B018
+        kept.append(len(list(temporary.glob("*/.staging/*/*"))))
+
+    callback = ExportEveryN(base, log_dir=None)
+    waiting = keras.callbacks.LambdaCallback(on_epoch_end=wait)
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), epochs=3, verbose=0, callbacks=[callback, waiting])
+    assert [ExportDirectory(base).verify(version) for version in (1, 2, 3)] == [[], [], []]
+    numbers = [keys for keys in written if not any("OBJECT_GRAPH" in key for key in keys)]
+    first, rest = numbers[:2]
+    assert first == {f"variables/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in (0, 1)}
+    assert numbers == [first, rest, rest, rest]
+    assert kept == [1, 1, 1]
+    assert list(temporary.iterdir()) == []
 
 
 def test_what_cannot_be_restored_is_told_with_its_url(base: str) -> None:

@@ -238,10 +238,13 @@ class Bucket:
         def act(client: Any) -> tuple[bytes, Entry]:
             found = obstore().get(client, key)
             entry = _entry(found.meta)
-            if limit is not None and entry.size > limit:
-                options = {"range": (0, limit)}
+            if limit is None or entry.size <= limit:
+                return bytes(found.bytes()), entry
+            try:
+                options = {"range": (0, limit), **_if_same(entry)}
                 return bytes(obstore().get(client, key, options=options).bytes()), entry
-            return bytes(found.bytes()), entry
+            except exceptions().PreconditionError:
+                raise ConflictError("it was replaced while it was read") from None
 
         return self._do(act, "read", key)
 
@@ -264,9 +267,7 @@ class Bucket:
             return
 
         def part(start: int) -> Callable[[Any], bytes]:
-            options: dict[str, Any] = {"range": (start, min(start + PART, entry.size))}
-            if entry.tag is not None:
-                options["if_match"] = entry.tag
+            options = {"range": (start, min(start + PART, entry.size)), **_if_same(entry)}
             return lambda client: bytes(obstore().get(client, key, options=options).bytes())
 
         ahead: list[Future[bytes]] = []
@@ -354,8 +355,8 @@ class Bucket:
         try:
             return future.result(limit)
         except FutureTimeoutError:
-            if future.done():
-                raise
+            if future.done():  # The answer came just now, or the request itself ran out of time.
+                return future.result()
             raise UnreachableError(
                 f"'{self.url}/{key}' cannot be reached: no answer within {limit:.0f} seconds."
             ) from None
@@ -488,6 +489,11 @@ def _entry(meta: Mapping[str, Any]) -> Entry:
         _quoted(meta.get("e_tag")),
         meta.get("version"),
     )
+
+
+def _if_same(entry: Entry) -> dict[str, Any]:
+    """Return the option of a request that fails if the object was replaced."""
+    return {} if entry.tag is None else {"if_match": entry.tag}
 
 
 def _quoted(tag: str | None) -> str | None:

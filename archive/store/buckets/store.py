@@ -296,7 +296,14 @@ class BucketStore(BucketFiles):
         """Upload the files that the bucket does not have yet. Return the keys of all, by name."""
         if self._sent is None:
             self._sent = self._sent_before(known)
-        sources = {name: key for name in names if (key := self._unchanged(known.get(name)))}
+        infos = {name: known[name] for name in names & known.keys()}
+        sent = {name: self._sent[info] for name, info in infos.items() if info in self._sent}
+        still_there = side_by_side([partial(self._is_unchanged, each) for each in sent.values()])
+        sources = {
+            name: each.key
+            for (name, each), is_there in zip(sent.items(), still_there, strict=True)
+            if is_there
+        }
         left = {name: os.path.getsize(staged / name) for name in names - sources.keys()}
         large = [name for name, size in left.items() if size > PART]
         # A large file takes memory for several parts. A small one takes only its own size.
@@ -329,16 +336,12 @@ class BucketStore(BucketFiles):
             }
         return {}
 
-    def _unchanged(self, info: FileInfo | None) -> str | None:
-        """Return the key of a published object with the same contents, or None."""
-        sent = (self._sent or {}).get(info) if info is not None else None
-        if sent is None:
-            return None
+    def _is_unchanged(self, sent: _Sent) -> bool:
+        """Return whether a published object still has the same contents."""
         now = self._bucket.head(sent.key)
         # The times are not compared, because a listing has more exact times. The generations are
         # not compared, because some listings lack them.
-        is_same = now is not None and (now.size, now.tag) == (sent.entry.size, sent.entry.tag)
-        return sent.key if is_same else None
+        return now is not None and (now.size, now.tag) == (sent.entry.size, sent.entry.tag)
 
     def _put_in_place(
         self,

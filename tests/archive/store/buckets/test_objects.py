@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from support.versions import FILES, file_infos, write_files
 from keras_export_callbacks import ExportDirectory, KeepLatest
 from keras_export_callbacks.archive.errors import StorageError
 from keras_export_callbacks.archive.store.buckets import claims, objects
-from keras_export_callbacks.archive.store.buckets.objects import PART, bucket_at
+from keras_export_callbacks.archive.store.buckets.objects import PART, Bucket, bucket_at
 from keras_export_callbacks.archive.store.store import open_store
 
 GRAPH = "saved_model.pb"
@@ -204,3 +205,44 @@ def test_an_object_looks_the_same_to_every_request(place: Place) -> None:
     asked = bucket.head(f"{base}/one")
     assert asked is not None
     assert {each.tag for each in (listed, child, read, asked)} == {written.tag}
+
+
+def test_a_long_object_that_is_replaced_while_its_beginning_is_read(s3: Server, url: str) -> None:
+    """A long object takes two requests. Both must be answered with the same contents."""
+    bucket, base = bucket_at(url)
+    bucket.put(f"{base}/long", b"first" * 10)
+    replaced = []
+
+    def replace(environ: dict[str, Any]) -> None:
+        if environ.get("HTTP_RANGE") and not replaced:
+            replaced.append(bucket.put(f"{base}/long", b"other" * 20))
+
+    s3.before = replace
+    try:
+        content, entry = bucket.read(f"{base}/long", limit=10)
+    finally:
+        s3.reset()
+    assert (content, entry.size, entry.tag) == (b"other" * 2, 100, replaced[0].tag)
+
+
+def test_an_answer_at_the_last_moment_counts(
+    s3: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, base = bucket_at(url)
+    found.put(f"{base}/one", b"content")
+    new = Bucket(*url.partition("/base")[0].split("://"))
+
+    class Late(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            if timeout is not None:
+                super().result()
+                raise TimeoutError  # As if the answer came between the two.
+            return super().result()
+
+    def begin(run: Any) -> Future[Any]:
+        late = Late()
+        late.set_result(run())
+        return late
+
+    monkeypatch.setattr(objects, "in_thread", begin)
+    assert new.read(f"{base}/one")[0] == b"content"
