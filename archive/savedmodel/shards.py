@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ INDEXES = "assets.extra/shards"
 # The number of bytes after which a shard is flushed while it is written.
 _FLUSHED_BYTES = 64 * 2**20
 
-# The number of bytes that are compared at a time. The result of a comparison has the same size,
-# and such blocks fit into the caches of a processor.
-_COMPARED_BYTES = 2**17
+# The number of bytes that are compared at a time. They fit into the caches of a processor.
+_COMPARED_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ class Shard:
         """Return the keys of the tensors that are in the file now, with the same bits."""
         if not self.data.is_intact() or not self.data.info.size:
             return []
+        keys = [key for key in self.layout if key in tensors]
         try:
-            stored = np.memmap(self.data.path, np.uint8, mode="r")
+            with open(self.data.path, "rb", buffering=0) as stored:
+                return [key for key in keys if self._holds(key, tensors, stored)]
         except FileNotFoundError:
             return []
-        return [key for key in self.layout if key in tensors and self._holds(key, tensors, stored)]
 
     def link(self, prefix: Path) -> Shard | None:
         """Link the shard to another place. Return None if its file was removed or changed."""
@@ -69,13 +70,14 @@ class Shard:
             self, data=self.data.moved(root, new_root), index=self.index.moved(root, new_root)
         )
 
-    def _holds(self, key: str, tensors: Mapping[str, tf.Tensor], stored: Any) -> bool:
+    def _holds(self, key: str, tensors: Mapping[str, tf.Tensor], stored: RawIOBase) -> bool:
         tensor, place = tensors[key], self.layout[key]
         if tensor.dtype != place.dtype or tuple(tensor.shape) != place.shape:
             return False
         if tensor.dtype == tf.string:
             return np.array_equal(tensor.numpy(), self.strings[key])
-        return _are_equal(_memory(tensor), stored[place.offset : place.offset + place.size])
+        stored.seek(place.offset)
+        return _are_next_in(stored, _memory(tensor))
 
 
 @dataclass(frozen=True)
@@ -215,11 +217,19 @@ def _index(prefix: Path) -> Path:
     return Path(f"{prefix}.index")
 
 
-def _are_equal(ours: Any, theirs: Any) -> bool:
-    """Compare bytes in blocks, because changed tensors nearly always differ in the first one."""
-    starts = range(0, len(ours), _COMPARED_BYTES)
-    blocks = (slice(start, start + _COMPARED_BYTES) for start in starts)
-    return all(np.array_equal(ours[block], theirs[block]) for block in blocks)
+def _are_next_in(file: RawIOBase, content: Any) -> bool:
+    """Return whether some bytes are the next ones in a file.
+
+    The file is not mapped to memory. If another program truncated it, reading the map would end
+    the process.
+    """
+    block = np.empty(_COMPARED_BYTES, np.uint8)
+    for start in range(0, len(content), _COMPARED_BYTES):
+        ours = content[start : start + _COMPARED_BYTES]
+        theirs = block[: len(ours)]
+        if file.readinto(theirs.data) != len(ours) or not np.array_equal(ours, theirs):
+            return False
+    return True
 
 
 def _memory(tensor: tf.Tensor) -> Any:

@@ -16,6 +16,7 @@ from support.models import classifier
 from keras_export_callbacks import ExportDirectory, Exporter
 from keras_export_callbacks.archive.savedmodel import shards
 from keras_export_callbacks.archive.savedmodel.shards import Shard, write_shard
+from keras_export_callbacks.archive.store.files import KnownFile
 
 TENSORS = {
     "b": tf.constant([1.0, -0.0, float("nan")]),
@@ -102,3 +103,19 @@ def test_an_export_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) 
         assert not [each for each in threading.enumerate() if each.name == "keras-export-digest"]
         with pytest.warns(UserWarning, match="No space left"):
             exporter.wait()
+
+
+def test_a_file_that_is_truncated_while_it_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the missing part of a file that is mapped to memory would end the process."""
+    tensors = {"weights": tf.random.normal((300, 1000))}
+    shard = write_shard(tmp_path / "part", tensors)
+    assert shard.unchanged(tensors) == ["weights"]
+
+    def truncate(file: KnownFile) -> bool:
+        os.truncate(file.path, 4096)
+        return True
+
+    monkeypatch.setattr(KnownFile, "is_intact", truncate)
+    assert shard.unchanged(tensors) == []
