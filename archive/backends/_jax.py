@@ -13,23 +13,66 @@ from typing import Any
 
 import jax
 import keras
-from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import sdy, stablehlo
+from jaxlib.mlir.passmanager import PassManager
 from keras.src.backend.jax import nn
 
-from ..errors import ExportError
+from ..errors import ExportError, ExportTypeError
 
 # The newest version of StableHLO that TensorFlow 2.20 and 2.21 can read.
 STABLEHLO = "1.8.0"
 
+_WITHOUT_COMPOSITES = (
+    "builtin.module(func.func(stablehlo-legalize-composite-to-call),inline,symbol-dce)"
+)
+
+# How the names of functions begin that only JAX has on a processor.
+_MISSING = ("lapack_", "blas_")
+
+stablehlo.register_stablehlo_passes()
+
 
 def portable_artifact(exported: Any) -> bytes:
-    """Return the module of a `jax.export.Exported` in a version that TensorFlow can read.
+    """Return the module of a `jax.export.Exported` in a form that TensorFlow can run.
 
-    `mlir_module_serialized` is public. From JAX 0.11.2 on, its version is newer than
-    TensorFlow can read. No public function serializes a module for a chosen version.
+    `mlir_module_serialized` is public, but TensorFlow cannot always use it. From JAX 0.11.2 on,
+    its version is newer than TensorFlow can read, and no public function serializes a module
+    for a chosen version. In addition, some operations, such as `erf` and `top_k`, are
+    composites with a function that computes them. With free axes, TensorFlow finds no sizes for
+    the arrays in that function. Its body is therefore put in the place of the composite.
+
+    Raises:
+        ExportTypeError: If the module calls a function that TensorFlow does not have.
     """
-    artifact = stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO)
-    return bytes(artifact)
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        sdy.register_dialect(context)  # Of the parts of arrays on several devices.
+        module = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
+        PassManager.parse(_WITHOUT_COMPOSITES).run(module.operation)
+        missing = sorted(name for name in _called_functions(module) if name.startswith(_MISSING))
+        if missing:
+            raise ExportTypeError(
+                f"The endpoint uses linear algebra for which JAX calls {missing}, such as an "
+                "inverse, a decomposition or a solution of equations. TensorFlow does not have "
+                "these functions, so a server could not run the endpoint. Leave that part out, or "
+                "write it as a `tf.function` that calls the function that `add_endpoint` returned, "
+                "and register it as an endpoint with an `input_signature`."
+            )
+        return bytes(stablehlo.serialize_portable_artifact(module, STABLEHLO))
+
+
+def _called_functions(module: ir.Module) -> set[str]:
+    """Return the names of the functions outside of a module that it calls."""
+    names = set()
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "stablehlo.custom_call":
+            names.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return names
 
 
 @contextlib.contextmanager

@@ -122,6 +122,8 @@ def _traceable(fn: Any, signature: Any) -> Any:
 
 
 def _misfit(name: str, signature: Any, error: Exception, hint: str = "") -> ExportError:
+    if isinstance(error, ExportError):  # It says what was expected.
+        return error_like(error)(f"Endpoint '{name}' cannot be exported. {error}{hint}")
     given = "" if signature is None else f" with input_signature={signature}"
     return error_like(error)(
         f"Endpoint '{name}' cannot be traced{given}. Expected one spec per positional argument of "

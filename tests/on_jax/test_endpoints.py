@@ -315,3 +315,54 @@ def test_attention_is_served_by_devices_that_have_no_fused_kernel(
         expected = np.asarray(plain(batch))
     found = np.asarray(revived.serve(batch)).astype("float32")
     np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+OPERATIONS: dict[str, Any] = {
+    "erf": keras.ops.erf,
+    "gelu": keras.activations.gelu,
+    "top_k": lambda x: keras.ops.top_k(x, 2),
+    "argpartition": lambda x: keras.ops.sort(keras.ops.argpartition(x, 2)),
+    "sinh": keras.ops.sinh,
+    "cosh": keras.ops.cosh,
+    "arcsin": lambda x: keras.ops.arcsin(keras.ops.tanh(x)),
+    "arccos": lambda x: keras.ops.arccos(keras.ops.tanh(x)),
+    "arcsinh": keras.ops.arcsinh,
+    "arccosh": lambda x: keras.ops.arccosh(x**2 + 1),
+    "arctanh": lambda x: keras.ops.arctanh(keras.ops.tanh(x)),
+    "tan": keras.ops.tan,
+    "special functions": lambda x: jax.scipy.special.digamma(x**2 + 1) + jax.lax.erfc(x),
+    "sort and take": lambda x: keras.ops.take_along_axis(x, keras.ops.argsort(x), axis=1),
+    "quantile": lambda x: keras.ops.quantile(x, 0.3, axis=1),
+    "Fourier transform": lambda x: keras.ops.rfft(x)[0],
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_computed_for_any_batch(name: str) -> None:
+    """JAX writes some of them as composites, whose sizes TensorFlow does not find."""
+    _, revived = written(OPERATIONS[name])
+    for batch in (BATCH, BATCH[:1]):
+        expected = tf.nest.flatten(OPERATIONS[name](jnp.asarray(batch)))
+        for ours, theirs in zip(tf.nest.flatten(revived.serve(batch)), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        keras.ops.inv,
+        keras.ops.cholesky,
+        keras.ops.det,
+        keras.ops.svd,
+        keras.ops.qr,
+        keras.ops.eigh,
+        lambda x: keras.ops.solve(x, x),
+        lambda x: keras.ops.solve_triangular(x, x),
+    ],
+)
+def test_linear_algebra_that_tensorflow_does_not_have_is_refused(fn: Any) -> None:
+    with pytest.raises(
+        ExportError,
+        match=r"^Endpoint 'serve' .* linear algebra for which JAX calls \['(lapack|blas)_",
+    ):
+        written(fn, [keras.InputSpec(shape=(None, 4, 4), dtype="float32")])
