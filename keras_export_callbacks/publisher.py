@@ -131,7 +131,9 @@ class Publisher:
         with suppress(OSError):  # The directory may not be readable yet.
             directory.store.names()  # The store notes which numbers are taken.
         self._reuse = Reuse()
-        # Holds the last staged version, if the next one can link files of it.
+        # The last staged version is kept if the next one can link files of it.
+        self._keeps_staged = True
+        self._last_staged: Path | None = None
         self._staged = ExitStack()
         weakref.finalize(self, self._staged.close)
         self._extra_files: Mapping[str, KnownFile] = {}
@@ -169,7 +171,7 @@ class Publisher:
     def finish(self) -> None:
         """Wait like `settle`, and close the files that are still open for a next export."""
         self.settle()
-        self._staged.close()
+        self._give_up_staged()
         if self._summaries is not None:
             self._summaries.close()
 
@@ -231,6 +233,7 @@ class Publisher:
         except SupersededError:
             raise
         except BaseException as error:
+            self._give_up_staged()  # Its files may be the reason.
             if _ends_more(error):
                 raise
             # Do not bind the new error to a name: its traceback would keep the snapshot alive.
@@ -245,8 +248,8 @@ class Publisher:
     def _publish(self, state: State, request: Request, snapshot_time: float) -> ExportRecord:
         store = self._directory.store
         with ExitStack() as stack:
-            staged = stack.enter_context(store.stage())
-            written = write(state.snapshot, staged, self._reusable())
+            written = self._written(state, stack)
+            staged = written.staged
             if request.reason.unless == "unchanged":
                 self._check_changed(written)
             parity = _compared(staged, state)
@@ -265,14 +268,36 @@ class Publisher:
                 check=lambda: self._check(request, record),
             )
             published = store.local_path(record.version)
-            if published is None and written.can_share_variables():
-                self._staged.close()
-                self._staged.enter_context(stack.pop_all())
-                published = staged
+            if published is None:
+                self._give_up_staged()
+                if self._keeps_staged and written.can_share_variables():
+                    self._staged.enter_context(stack.pop_all())
+                    published = self._last_staged = staged
         if published:
             self._reuse = written.at(published)
             self._extra_files = added.at(staged, published)
         return record
+
+    def _written(self, state: State, stack: ExitStack) -> Written:
+        """Write a state into a new staged directory, which the stack holds.
+
+        The last staged version may be damaged, or leave no room for another one. If writing
+        fails beside it, it is given up, and everything is written.
+        """
+        stage = self._directory.store.stage
+        try:
+            return write(state.snapshot, stack.enter_context(stage()), self._reusable())
+        except Exception:
+            if self._last_staged is None:
+                raise
+        stack.close()
+        self._give_up_staged()
+        self._keeps_staged = False
+        return write(state.snapshot, stack.enter_context(stage()), self._reusable())
+
+    def _give_up_staged(self) -> None:
+        self._staged.close()
+        self._last_staged = None
 
     def _record(self, staged: Path, written: Written, request: Request) -> ExportRecord:
         moment, objective = request.moment, request.reason.objective

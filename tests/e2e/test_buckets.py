@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from keras_export_callbacks import (
     ExportError,
     ExportEveryN,
     ExportOnImprove,
+    publisher,
     restore,
 )
 from keras_export_callbacks.archive.errors import DamagedVersionError, StorageError
@@ -151,6 +153,29 @@ def test_a_frozen_part_is_written_once(
     assert numbers == [first, rest, rest, rest]
     assert kept == [1, 1, 1]
     assert list(temporary.iterdir()) == []
+
+
+def test_without_room_for_the_last_version_everything_is_written(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, linking = publisher.write, []
+
+    def full(snapshot: Any, directory: Path, reuse: Any) -> Any:
+        if reuse.has_variables():
+            linking.append(directory)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert not any(other.exists() for other in linking)
+        return write(snapshot, directory, reuse)
+
+    monkeypatch.setattr(publisher, "write", full)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3)])
+    model.layers[0].trainable = False
+    model.compile("adam", "mse")
+    callback = ExportEveryN(base, log_dir=None)
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), epochs=4, verbose=0, callbacks=[callback])
+    assert [record.version for record in callback.exports] == [1, 2, 3, 4]
+    assert len(linking) == 1
+    assert all(ExportDirectory(base).verify(version) == [] for version in (1, 2, 3, 4))
 
 
 def test_what_cannot_be_restored_is_told_with_its_url(base: str) -> None:

@@ -30,6 +30,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from ...errors import StorageError
 from ..threads import in_thread
@@ -230,18 +231,29 @@ class Claims:
             body = json.dumps(
                 {"writer": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}
             ).encode()
-            seen = self._take(number, body, number in there.free)
-            if seen is None:
-                continue
-            claim = Claim(self._bucket, self._key(number), number, body, seen)
-            # Since the listing above, another writer may have claimed, published and released a
-            # number.
-            now = self.all()
-            others = [*now.claims.keys() - {number}, *now.tombstones]
-            if numbers.next([*taken(), *map(str, others)]) == number and len(now.claims) == 1:
-                return claim
-            claim.give_up()
+            try:
+                seen = self._take(number, body, number in there.free)
+                if seen is None:
+                    continue
+                claim = Claim(self._bucket, self._key(number), number, body, seen)
+                # Since we listed, another writer may have claimed, published and released a
+                # number.
+                now = self.all()
+                others = [*now.claims.keys() - {number}, *now.tombstones]
+                if numbers.next([*taken(), *map(str, others)]) == number and len(now.claims) == 1:
+                    return claim
+                claim.give_up()
+            except BaseException:
+                clean_up(partial(self._withdraw, number, body))
+                raise
             time.sleep(random.uniform(0, 0.1))
+
+    def _withdraw(self, number: int, body: bytes) -> None:
+        """Give up a claim, if it was written. The answer may not have been received."""
+        with contextlib.suppress(FileNotFoundError, ChangedError):
+            content, entry = self._bucket.read(self._key(number))
+            if content == body:
+                self._bucket.replace(self._key(number), _FREE, entry.seen)
 
     def _take(self, number: int, body: bytes, is_free: bool) -> Seen | None:
         """Write a claim. Return its state, or None if another writer was faster."""

@@ -188,12 +188,14 @@ class BucketStore(BucketFiles):
 
     def has(self, version: int) -> bool:
         """Return whether a version exists."""
+        if self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
+            return False
         try:
             there = self._bucket.below(f"{self._key}{version}")
         except UnreadableKeyError:
             return True  # `verify` reports the key that cannot be read.
         is_whole = any(self._relative(entry) == f"{version}/{SAVED_MODEL}" for entry in there)
-        if not there or self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
+        if not there:
             return False
         if is_whole:
             return not self._claims.has_tombstone(version)
@@ -287,7 +289,7 @@ class BucketStore(BucketFiles):
                 self._put_in_place(staged, after, sources, claim)
                 claim.is_published = True
                 self._numbers.see([str(claim.number)])
-        self._remember(claim.number, known)
+        self._sent = self._sent_in(claim.number, known)
         return claim.number
 
     def _upload(
@@ -295,7 +297,7 @@ class BucketStore(BucketFiles):
     ) -> dict[str, str]:
         """Upload the files that the bucket does not have yet. Return the keys of all, by name."""
         if self._sent is None:
-            self._sent = self._sent_before(known)
+            self._sent = self._sent_in(self._newest(), known)
         infos = {name: known[name] for name in names & known.keys()}
         sent = {name: self._sent[info] for name, info in infos.items() if info in self._sent}
         still_there = side_by_side([partial(self._is_unchanged, each) for each in sent.values()])
@@ -322,12 +324,16 @@ class BucketStore(BucketFiles):
             )
         return sources | {name: f"{folder}/{name}" for name in left}
 
-    def _sent_before(self, known: Mapping[str, FileInfo]) -> dict[FileInfo, _Sent]:
-        """Return the files of the newest version that the next one may have too."""
+    def _sent_in(self, version: int, known: Mapping[str, FileInfo]) -> dict[FileInfo, _Sent]:
+        """Return the files of a version that the next version may have too.
+
+        An object counts only if its own metadata says what it holds. If another program has
+        replaced it, the metadata is missing.
+        """
         sizes = {info.size for info in known.values()}
         with contextlib.suppress(StorageError, FileNotFoundError):
-            newest = f"{self._key}{max(self.versions(), default=0)}"
-            there = [entry for entry in self._bucket.below(newest) if entry.size in sizes]
+            there = self._bucket.below(f"{self._key}{version}")
+            there = [entry for entry in there if entry.size in sizes]
             digests = side_by_side([partial(self._bucket.digest, entry.key) for entry in there])
             return {
                 FileInfo(entry.size, digest): _Sent(entry.key, entry)
@@ -422,21 +428,16 @@ class BucketStore(BucketFiles):
             except StorageError:
                 raise LostClaimError from None
 
-    def _remember(self, version: int, known: Mapping[str, FileInfo]) -> None:
-        """Remember the files of a version, so that the store can copy them to the next ones."""
-        target = f"{self._key}{version}/"
+    def _newest(self) -> int:
         with contextlib.suppress(StorageError):
-            there = {entry.key: entry for entry in self._bucket.below(target.rstrip("/"))}
-            self._sent = {
-                info: _Sent(target + name, there[target + name])
-                for name, info in known.items()
-                if target + name in there
-            }
+            return max(self.versions(), default=0)
+        return 0
 
     def remove(self, version: int) -> None:
         """Remove a version. The first write marks it, and it does not count from then on."""
         if not self.has(version):
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
+        self._bucket.below(f"{self._key}{version}")  # Raises if a key cannot be read.
         highest = max(self._taken_numbers(), default=0)
         self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
         self._complete_removal(str(version), highest)
@@ -444,7 +445,12 @@ class BucketStore(BucketFiles):
     def _complete_removal(self, name: str, highest: int) -> None:
         number = parse(name)
         if number is not None:
-            self._claims.clear(number)
+            try:
+                self._claims.clear(number)
+                if self._bucket.below(f"{self._key}{number}"):
+                    return  # The mark stays. A key that ends with a slash cannot be deleted.
+            except UnreadableKeyError:
+                return
         # The mark of the highest number stays, because nothing else shows that this number was
         # given out.
         if number is None or number < highest:

@@ -314,3 +314,40 @@ def test_a_removed_newest_number_is_not_given_out_again(url: str) -> None:
     assert commit(open_store(url)) == 3
     sweep(url)
     assert left(url) == []
+
+
+@pytest.mark.parametrize("place", ["in the request", "after it"])
+def test_ctrl_c_while_a_number_is_claimed_leaves_no_claim(
+    url: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next writer would wait until the claim expires."""
+    create, every = Bucket.create, claims.Claims.all
+    interrupted = []
+
+    def interrupt() -> None:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+
+    def create_then(bucket: Bucket, key: str, content: bytes) -> Any:
+        created = create(bucket, key, content)
+        if "/.claims/" in key and place == "in the request":
+            interrupt()
+        return created
+
+    def all_then(these: claims.Claims) -> Any:
+        found = every(these)
+        if found.claims and place == "after it":
+            interrupt()
+        return found
+
+    store = open_store(url)
+    store.check()
+    monkeypatch.setattr(Bucket, "create", create_then)
+    monkeypatch.setattr(claims.Claims, "all", all_then)
+    with pytest.raises(KeyboardInterrupt):
+        commit(store)
+    assert interrupted
+    bucket, key = bucket_at(url)
+    assert claims.Claims(bucket, f"{key}/").all().claims == {}
+    assert commit(open_store(url)) == 1

@@ -14,7 +14,7 @@ from support.object_stores import SERVERS, Server
 from support.places import Place, commit, export, patched, place_of
 from support.versions import FILES
 
-from keras_export_callbacks import ExportDirectory
+from keras_export_callbacks import ExportDirectory, KeepLatest
 from keras_export_callbacks.archive.errors import StorageError
 from keras_export_callbacks.archive.store.buckets import claims, objects, store
 from keras_export_callbacks.archive.store.buckets.objects import Bucket, bucket_at
@@ -71,6 +71,25 @@ def test_a_key_that_cannot_be_listed_is_told(s3: Server, url: str) -> None:
         ExportDirectory(url).versions()
 
 
+@pytest.mark.parametrize("key", ["1//notes.txt", "1/notes/"])
+def test_an_old_version_with_a_key_that_cannot_be_removed_stops_nobody(
+    s3: Server, url: str, key: str
+) -> None:
+    export(open_store(url))
+    put_raw(s3, f"{url}/{key}")
+    directory, store = ExportDirectory(url), open_store(url)
+    assert export(store).version == 2
+    if "//" in key:
+        with pytest.raises(StorageError, match="cannot be listed"):
+            directory.prune(KeepLatest(1))
+        assert directory.versions() == [1, 2]
+    else:
+        assert directory.prune(KeepLatest(1)) == [1]
+        assert directory.versions() == [2]
+    assert [export(writer).version for writer in (store, open_store(url))] == [3, 4]
+    assert directory.versions()[-2:] == [3, 4]
+
+
 def put_raw(server: Server, url: str) -> None:
     """Write an object whose key no client of ours would take."""
     import boto3
@@ -122,6 +141,29 @@ def test_what_somebody_touched_is_sent_again(
     writer = store if is_one_process else open_store(url)
     version = export(writer, FILES | {"frozen": frozen}).version
     assert ExportDirectory(url).verify(version) == []
+
+
+def test_what_somebody_touches_during_an_export_harms_that_version_alone(
+    s3: Server, url: str
+) -> None:
+    store, frozen = open_store(url), os.urandom(1000)
+    export(store, FILES | {"frozen": frozen})
+    found, key = bucket_at(url)
+    replaced = []
+
+    def replace(environ: dict[str, Any]) -> None:
+        is_claim = environ["REQUEST_METHOD"] == "PUT" and "/.claims/2" in environ["PATH_INFO"]
+        if is_claim and not replaced:
+            replaced.append(found.put(f"{key}/1/frozen", os.urandom(1000)))
+
+    s3.before = replace
+    try:
+        numbers = [export(store, FILES | {"frozen": frozen}).version for _ in range(2)]
+    finally:
+        s3.reset()
+    assert numbers == [2, 3]
+    assert replaced
+    assert ExportDirectory(url).verify(3) == []
 
 
 def test_credentials_may_be_for_a_base_directory_alone(s3: Server) -> None:
