@@ -1,6 +1,6 @@
 """Calls to private API of JAX and of Keras on JAX, each with the reason for it.
 
-They work with JAX 0.10.2 and Keras 3.15. `tests/on_jax/test_private_calls.py` fails if one of
+They work with JAX 0.10 to 0.12 and Keras 3.15. `tests/on_jax/test_private_calls.py` fails if one of
 them changes.
 """
 
@@ -27,7 +27,7 @@ _WITHOUT_COMPOSITES = (
     "builtin.module(func.func(stablehlo-legalize-composite-to-call),inline,symbol-dce)"
 )
 
-# How the names of functions begin that only JAX has on a processor.
+# The beginnings of the names of functions that only JAX has on a processor.
 _MISSING = ("lapack_", "blas_")
 
 stablehlo.register_stablehlo_passes()

@@ -19,6 +19,7 @@ from support.artifacts import (
     elements,
     stored_elements,
 )
+from support.cases import mostly_zoo
 from support.kinds import KINDS
 from support.models import assert_equal_state, classifier, data, state
 from support.processes import run_python
@@ -80,7 +81,10 @@ def named(inputs: Any, path: str) -> dict[str, Any]:
     return {name: inputs}
 
 
-@pytest.mark.parametrize("kind", KINDS_ON_JAX)
+@pytest.mark.parametrize(
+    "kind",
+    mostly_zoo(KINDS_ON_JAX, "LSTM", "Transformer block", "subclassed", "mixed_bfloat16", "int8"),
+)
 def test_an_artifact_computes_what_the_model_does(kind: str) -> None:
     model, inputs, path = written(kind)
     revived = tf.saved_model.load(path)

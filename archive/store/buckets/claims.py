@@ -35,7 +35,7 @@ from functools import partial
 from ...errors import StorageError
 from ..threads import in_thread
 from ..versions import SAVED_MODEL, Numbers, parse
-from .failures import ChangedError
+from .failures import ChangedError, UnreachableError
 from .objects import Bucket, Entry, Seen
 
 CLAIMS, STAGING, REMOVALS = ".claims", ".staging", ".removed"
@@ -243,6 +243,8 @@ class Claims:
                 if numbers.next([*taken(), *map(str, others)]) == number and len(now.claims) == 1:
                     return claim
                 claim.give_up()
+            except UnreachableError:
+                raise
             except BaseException:
                 clean_up(partial(self._withdraw, number, body))
                 raise

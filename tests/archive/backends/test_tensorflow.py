@@ -97,7 +97,7 @@ exporter.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", mostly_zoo([2, 4], 2))
 def test_snapshots_under_mirrored_strategy_stay_as_they_were(devices: int) -> None:
     run_python(MIRRORED, str(devices))
     x, _ = data(64)
