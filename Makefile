@@ -20,7 +20,7 @@ QUICK := $(BIN)/pytest -n 2 -m "not slow and not zoo and not buckets"
 pytest: $(VENV)/installed
 	$(QUICK)
 	$(BIN)/pytest -n 2 -m "buckets and not slow"
-	$(BIN)/pytest -n 3 --dist worksteal -m "slow and not zoo and not buckets"  # They wait a lot.
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow and not zoo and not buckets"
 
 # A fit, and the tests of local directories: minutes, for systems that are tested seldom.
 smoke: demo
