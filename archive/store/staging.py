@@ -44,7 +44,12 @@ class Workspace:
         # one may also sweep the new directory, as if it were abandoned. Both cases need
         # another try.
         while True:
-            base_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                base_dir.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                if os.path.lexists(base_dir) and not base_dir.is_dir():
+                    raise
+                continue  # Another writer swept it, while it was empty.
             self._path = self._staging / uuid.uuid4().hex
             with contextlib.suppress(FileNotFoundError):
                 _make_staging(self._staging)

@@ -238,3 +238,26 @@ def test_a_file_named_as_the_staging_directory_is_told() -> None:
     (BASE / STAGING).write_text("")
     with pytest.raises(StorageError, match=r"/base' cannot be written: .*Not a directory"):
         ExportDirectory(BASE).publish(version)
+
+
+def test_an_empty_directory_may_be_swept_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, mkdir, swept = tmp_path / "base", Path.mkdir, []
+
+    def sweep_first(path: Path, *args: Any, **options: Any) -> None:
+        if path == base and not swept:
+            swept.append(path)
+            raise FileExistsError(path)  # It was there, and is gone now.
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", sweep_first)
+    with workspace(base) as space:
+        assert space.stage().is_dir()
+    assert swept == [base]
+
+
+def test_a_file_in_the_place_of_the_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "base").touch()
+    with pytest.raises(OSError, match="base"):
+        Workspace(tmp_path / "base")
