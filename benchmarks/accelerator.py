@@ -8,7 +8,6 @@ without an accelerator it measures the processor.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import tempfile
 import time
@@ -67,8 +66,7 @@ def _measured(name: str, every: int) -> dict[str, str]:
         peak = _device_memory("peak_bytes_in_use")
         steps_before = int(model.optimizer.iterations)
         start, beside = time.perf_counter(), _fit(model, x, y, (EXPORTS + 1) * every, [export])
-        records = export.exports
-        first, later = records[0], records[1:]
+        first, *later = export.exports
         stalls = [record.stall_seconds for record in later]
         # An interval between two steps begins with the export, if one is due.
         writing = [
@@ -78,9 +76,9 @@ def _measured(name: str, every: int) -> dict[str, str]:
             if at < end
         ]
         writing = writing or [float("nan")]
-        step = median(_durations(alone))
-        spent = beside[-1] - beside[records[1].step - steps_before - 1]
-        steps = len(beside) - (records[1].step - steps_before)
+        step = median(step for step, _ in _steps(alone, 0))
+        begin = later[0].step - steps_before
+        spent, steps = beside[-1] - beside[begin - 1], len(beside) - begin
         with_sample = _sample_difference(model, x, Path(directory, "sample"))
         return {
             "a version": f"{first.bytes / 1e6:.0f} MB",
@@ -120,12 +118,11 @@ class _Repeated(keras.utils.PyDataset):
         return self._batch
 
 
-def _durations(times: list[float]) -> list[float]:
-    return [after - before for before, after in itertools.pairwise(times)]
-
-
 def _steps(times: list[float], exported: int) -> list[tuple[float, float]]:
-    """Return the duration and the end of each step from the second after an export on."""
+    """Return the duration and the end of each step, from the second one after an export on.
+
+    The number of steps before the export is `exported`.
+    """
     return [(times[i] - times[i - 1], times[i]) for i in range(exported + 1, len(times))]
 
 

@@ -29,7 +29,7 @@ WAYS = {
 }
 
 
-def main(megabytes: int, kind: str) -> None:
+def main(megabytes: str = "400", kind: str = "s3") -> None:
     """Run every way with every model, and print a table."""
     from support import object_stores
 
@@ -39,7 +39,7 @@ def main(megabytes: int, kind: str) -> None:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |", flush=True)
     for model in ("net", "frozen"):
         for way in WAYS[kind]:
-            command = [sys.executable, __file__, model, way, server.bucket(), str(megabytes)]
+            command = [sys.executable, __file__, model, way, server.bucket(), megabytes]
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, text=True, env=environment
             ) as process:
@@ -162,5 +162,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 5:
         measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        given = sys.argv[1:] + ["400", "s3"][len(sys.argv) - 1 :]
-        main(int(given[0]), given[1])
+        main(*sys.argv[1:])

@@ -223,7 +223,7 @@ def _are_next_in(file: RawIOBase, content: Any) -> bool:
     The file is not mapped to memory. If another program truncated it, reading the map would end
     the process.
     """
-    block = np.empty(_COMPARED_BYTES, np.uint8)
+    block = np.empty(min(_COMPARED_BYTES, len(content)), np.uint8)
     for start in range(0, len(content), _COMPARED_BYTES):
         ours = content[start : start + _COMPARED_BYTES]
         theirs = block[: len(ours)]

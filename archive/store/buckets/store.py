@@ -188,12 +188,15 @@ class BucketStore(BucketFiles):
 
     def has(self, version: int) -> bool:
         """Return whether a version exists."""
-        if self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
-            return False
         try:
-            there = self._bucket.below(f"{self._key}{version}")
+            return self._is_version(version)
         except UnreadableKeyError:
             return True  # `verify` reports the key that cannot be read.
+
+    def _is_version(self, version: int) -> bool:
+        if self._bucket.head(f"{self._key}{REMOVALS}/{version}") is not None:
+            return False
+        there = self._bucket.below(f"{self._key}{version}")
         is_whole = any(self._relative(entry) == f"{version}/{SAVED_MODEL}" for entry in there)
         if not there:
             return False
@@ -435,26 +438,30 @@ class BucketStore(BucketFiles):
 
     def remove(self, version: int) -> None:
         """Remove a version. The first write marks it, and it does not count from then on."""
-        if not self.has(version):
+        if not self._is_version(version):  # It raises if a key cannot be read.
             raise FileNotFoundError(f"There is no version {version} in '{self.root}'.")
-        self._bucket.below(f"{self._key}{version}")  # Raises if a key cannot be read.
         highest = max(self._taken_numbers(), default=0)
         self._bucket.put(f"{self._key}{REMOVALS}/{version}", b"removed")
         self._complete_removal(str(version), highest)
 
     def _complete_removal(self, name: str, highest: int) -> None:
         number = parse(name)
-        if number is not None:
-            try:
-                self._claims.clear(number)
-                if self._bucket.below(f"{self._key}{number}"):
-                    return  # The mark stays. A key that ends with a slash cannot be deleted.
-            except UnreadableKeyError:
-                return
+        if number is not None and not self._is_cleared(number):
+            return
         # The mark of the highest number stays, because nothing else shows that this number was
         # given out.
         if number is None or number < highest:
             self._bucket.delete([f"{self._key}{REMOVALS}/{name}"])
+
+    def _is_cleared(self, number: int) -> bool:
+        """Remove the files of a number, and return whether none is left.
+
+        An object whose key is no path, or ends with a slash, cannot be removed.
+        """
+        with contextlib.suppress(UnreadableKeyError):
+            self._claims.clear(number)
+            return not self._bucket.below(f"{self._key}{number}")
+        return False
 
     def sweep(self) -> None:
         """Complete removals, end the claims of dead writers, and delete their uploads."""
